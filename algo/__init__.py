@@ -1,0 +1,1 @@
+"""Rubric-based on-policy distillation, without a trainer."""
