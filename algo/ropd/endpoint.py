@@ -1,0 +1,51 @@
+"""An endpoint that a request can be sent to, and the reply that comes back: values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import SecretStr
+
+from algo.ropd.settings import RoleSettings
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A role's settings with everything resolved: model, base URL and key are known.
+
+    `name` says who answers (`rubricator qwen3-30b at http://host:8000/v1`) and is safe to log; the
+    key is a `SecretStr` and shows in no repr.
+    """
+
+    role: str
+    model: str
+    base_url: str
+    settings: RoleSettings
+    api_key: SecretStr | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.role} {self.model} at {self.base_url}"
+
+    @property
+    def server(self) -> tuple[str, str]:
+        """What fails together: requests to one model behind one URL."""
+        return self.base_url, self.model
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One complete answer of a model.
+
+    Token counts are `None` when the endpoint did not tell. `latency_s` is the time of the attempt
+    that succeeded; `attempts` counts those that were sent, this one included.
+    """
+
+    text: str
+    finish_reason: str
+    model: str
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cached_tokens: int | None
+    latency_s: float
+    attempts: int
