@@ -20,8 +20,8 @@ LARGEST_OPERAND = 9999
 DATA_SOURCE = "arithmetic"
 GREEDY_DATA_SOURCE = "arithmetic_greedy"
 
-_QUESTION = re.compile(r"(?<![\d+])(\d{1,9})\s*\+\s*(\d{1,9})\s*=\s*\?")
-_CLOSING = re.compile(r"answer (\d+)\s*\Z")
+_QUESTION = re.compile(r"(?<![0-9+])([0-9]{1,9})\s*\+\s*([0-9]{1,9})\s*=\s*\?")
+_CLOSING = re.compile(r"answer ([0-9]+)\s*\Z")
 
 
 @dataclass(frozen=True, order=True)
@@ -129,9 +129,7 @@ def draw_problem_sets(seed: int, train: int, held_out: int) -> ProblemSets:
     )
 
 
-def problems_outside(
-    rng: random.Random, excluded: frozenset[tuple[int, int]]
-) -> Iterator[Problem]:
+def problems_outside(rng: random.Random, excluded: frozenset[tuple[int, int]]) -> Iterator[Problem]:
     """Endless problems none of which, in either order, is in `excluded`."""
     while True:
         problem = draw_problem(rng)
@@ -139,9 +137,7 @@ def problems_outside(
             yield problem
 
 
-def _distinct(
-    rng: random.Random, count: int, taken: set[tuple[int, int]]
-) -> tuple[Problem, ...]:
+def _distinct(rng: random.Random, count: int, taken: set[tuple[int, int]]) -> tuple[Problem, ...]:
     chosen: list[Problem] = []
     while len(chosen) < count:
         problem = draw_problem(rng)

@@ -37,6 +37,7 @@ REPORT_FILE = "warm_start.json"
 
 _PAD, _UNKNOWN, _START, _END = "<pad>", "<unk>", "<|im_start|>", "<|im_end|>"
 _CHARACTERS = [chr(code) for code in range(32, 127)] + ["\n"]
+_VOCABULARY = {t: i for i, t in enumerate([_PAD, _UNKNOWN, _START, _END, *_CHARACTERS])}
 _IGNORED_LABEL = -100
 # Roles are cut to their first letter: a prompt is a third of what the tiny model reads.
 _CHAT_TEMPLATE = (
@@ -51,9 +52,9 @@ class WarmStart:
     """How the student is made. `threads` is the number of CPU threads torch may use."""
 
     seed: int = 0
-    steps: int = 700
+    steps: int = 380
     batch_size: int = 64
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     hidden_size: int = 128
     layers: int = 4
     threads: int = 2
@@ -75,9 +76,7 @@ class WarmStartReport:
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """One token a character of printable ASCII and newline, with a chat template."""
-    tokens = [_PAD, _UNKNOWN, _START, _END, *_CHARACTERS]
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=_UNKNOWN))
+    tokenizer = Tokenizer(models.WordLevel(_VOCABULARY, unk_token=_UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")  # pyright: ignore[reportAttributeAccessIssue]
     tokenizer.decoder = decoders.Fuse()  # pyright: ignore[reportAttributeAccessIssue]
     return PreTrainedTokenizerFast(
@@ -92,12 +91,12 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def build_model(recipe: WarmStart, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
+def build_model(recipe: WarmStart) -> Qwen3ForCausalLM:
     """A freshly initialised Qwen3 of `recipe`'s size; the weights follow torch's global seed."""
     head_dim = 32
     heads = recipe.hidden_size // head_dim
     config = Qwen3Config(
-        vocab_size=len(tokenizer),
+        vocab_size=len(_VOCABULARY),
         hidden_size=recipe.hidden_size,
         intermediate_size=3 * recipe.hidden_size,
         num_hidden_layers=recipe.layers,
@@ -105,9 +104,9 @@ def build_model(recipe: WarmStart, tokenizer: PreTrainedTokenizerFast) -> Qwen3F
         num_key_value_heads=heads,
         head_dim=head_dim,
         max_position_embeddings=512,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=_VOCABULARY[_PAD],
+        bos_token_id=_VOCABULARY[_START],
+        eos_token_id=_VOCABULARY[_END],
         tie_word_embeddings=True,
     )
     return Qwen3ForCausalLM(config)
@@ -143,7 +142,7 @@ def answers_of(
     prompts = [render_prompt(tokenizer, problem) for problem in problems]
     batch = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
     sampled = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    sequences = model.generate(
+    sequences = model.generate(  # pyright: ignore[reportAttributeAccessIssue]
         input_ids=batch["input_ids"],
         attention_mask=batch["attention_mask"],
         max_new_tokens=MAX_RESPONSE_TOKENS,
@@ -153,7 +152,9 @@ def answers_of(
     return tokenizer.batch_decode(completions, skip_special_tokens=True)
 
 
-def warm_start(recipe: WarmStart, held_out: Collection[Problem], directory: Path) -> WarmStartReport:
+def warm_start(
+    recipe: WarmStart, held_out: Collection[Problem], directory: Path
+) -> WarmStartReport:
     """Train a student on flawed solutions and save it, its tokenizer and its report.
 
     No held-out sum is trained on, in either order of its operands. Deterministic for a recipe on
@@ -163,7 +164,7 @@ def warm_start(recipe: WarmStart, held_out: Collection[Problem], directory: Path
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
     tokenizer = build_tokenizer()
-    model = build_model(recipe, tokenizer)
+    model = build_model(recipe)
     excluded = frozenset(problem.unordered for problem in held_out)
     loss = _train(model, tokenizer, recipe, excluded)
     trained = time.monotonic()
@@ -231,7 +232,7 @@ def _batch(
         prompts.append(_ids(tokenizer, render_prompt(tokenizer, problem)))
         answers.append(_ids(tokenizer, flawed_solution(problem, rng) + _END))
     longest = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
-    input_ids = torch.full((size, longest), tokenizer.pad_token_id)
+    input_ids = torch.full((size, longest), _VOCABULARY[_PAD])
     attention = torch.zeros_like(input_ids)
     labels = torch.full_like(input_ids, _IGNORED_LABEL)
     for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
