@@ -87,6 +87,10 @@ class JudgeFailure(RopdError):
         return f"{self.stage}: {self.kind.value}{where}: {self.message}"
 
 
+class RequestRejected(JudgeFailure):
+    """The endpoint refuses this very request (HTTP 400, 413, 422): a retry cannot help."""
+
+
 class JudgeOutage(RopdError):
     """The judge cannot be used any more and the run must stop.
 

@@ -1,0 +1,106 @@
+"""One HTTP attempt over aiohttp: a reply, or a `Fault` that says what went wrong.
+
+One session a process, opened in the event loop that first uses it. The scheduler bounds how many
+attempts are in flight, so the connection pool has no limit of its own; nothing is retried here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from time import perf_counter
+from typing import Any, Final
+
+import aiohttp
+
+from algo.ropd.endpoint import Endpoint, Reply
+from algo.ropd.errors import FailureKind
+from algo.ropd.wire import Fault, Message, parse_reply, request_body, status_fault
+
+MAX_REPLY_BYTES: Final = 16 * 1024 * 1024
+"""A longer body is an endpoint that never stops, not an answer."""
+
+
+class Transport:
+    """Sends requests to any number of endpoints over one connection pool."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+
+    async def send(
+        self,
+        endpoint: Endpoint,
+        messages: Sequence[Message],
+        *,
+        response_format: Mapping[str, Any] | None,
+        sampling: Mapping[str, Any] | None,
+        timeout_s: float,
+        attempt: int,
+    ) -> Reply:
+        """One attempt, from connecting to the last byte within `timeout_s`; raises `Fault`."""
+        path, body = request_body(endpoint, messages, response_format, sampling)
+        started = perf_counter()
+        status, headers, received = await self._exchange(
+            "POST", endpoint, path, body=body, timeout_s=timeout_s
+        )
+        if status != 200:
+            raise status_fault(status, headers, received)
+        return parse_reply(endpoint, received, perf_counter() - started, attempt)
+
+    async def models(self, endpoint: Endpoint, timeout_s: float) -> tuple[int, bytes]:
+        """Status and body of `GET {base_url}/models`; raises `Fault` when nothing answers."""
+        status, _, body = await self._exchange("GET", endpoint, "/models", timeout_s=timeout_s)
+        return status, body
+
+    async def _exchange(
+        self,
+        method: str,
+        endpoint: Endpoint,
+        path: str,
+        *,
+        body: bytes | None = None,
+        timeout_s: float,
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0),
+                timeout=aiohttp.ClientTimeout(total=None),
+                trust_env=True,
+            )
+        headers = {"Content-Type": "application/json"}
+        if endpoint.api_key is not None:
+            headers["Authorization"] = f"Bearer {endpoint.api_key.get_secret_value()}"
+        url = endpoint.base_url + path
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                self._session.request(
+                    method, url, data=body, headers=headers, allow_redirects=False
+                ) as response,
+            ):
+                return response.status, response.headers, await _bounded_body(response)
+        except TimeoutError:
+            raise Fault(
+                FailureKind.TIMEOUT, f"no complete reply within {timeout_s:.1f} s"
+            ) from None
+        except (aiohttp.ClientError, OSError) as error:
+            detail = str(error) or "connection closed"
+            raise Fault(FailureKind.TRANSPORT, f"{type(error).__name__}: {detail}") from None
+
+    async def aclose(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+
+async def _bounded_body(response: aiohttp.ClientResponse) -> bytes:
+    received = bytearray()
+    async for chunk in response.content.iter_any():
+        received += chunk
+        if len(received) > MAX_REPLY_BYTES:
+            raise Fault(
+                FailureKind.TRUNCATED,
+                f"the reply did not end within {MAX_REPLY_BYTES} bytes",
+                endpoint_down=False,
+            )
+    return bytes(received)
