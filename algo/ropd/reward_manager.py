@@ -1,0 +1,107 @@
+"""verl's door into the judge pipeline: the only module under `algo` that knows verl.
+
+A group's request holds one `Group` and is answered with one `RolloutScore` a rollout; an error
+is raised, never scored. A request without a group is a validation rollout, which is graded
+against ground truth and never reaches the judge.
+
+Configured by ``reward.reward_manager`` (source=importlib); settings come from the node ``ropd``.
+One reward worker a run (``reward.num_workers=1``): one place for the limiter, the journal and
+the counters.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import OmegaConf
+from verl import DataProto
+from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
+
+from algo.ropd.errors import ConfigurationError, JudgeOutage
+from algo.ropd.ground_truth import grade
+from algo.ropd.pipeline import Group, build_pipeline
+from algo.ropd.settings import RopdSettings
+
+GROUP_KEY = "ropd_group"
+"""Key of `DataProto.meta_info` under which a request carries its `Group`."""
+
+
+@dataclass(frozen=True)
+class RolloutScore:
+    """One rollout's reward in [0, 1], and what is kept beside it in verl's records."""
+
+    reward: float
+    extra_info: dict[str, Any]
+
+
+def _extra_info(*, acc: float | None = None, judgement: str = "", rule: str = "") -> dict[str, Any]:
+    """The same keys for every outcome: verl takes the columns from the first row."""
+    return {"acc": acc, "judgement_id": judgement, "rule": rule}
+
+
+class RopdRewardManager(RewardManagerBase):
+    """Judges groups, grades validation rollouts, and reports for both."""
+
+    def __init__(
+        self,
+        config: Any,
+        tokenizer: Any,
+        compute_score: Any = None,
+        reward_router_address: str | None = None,
+        reward_model_tokenizer: Any = None,
+    ) -> None:
+        super().__init__(config, tokenizer, compute_score)
+        if config.reward.num_workers != 1:
+            raise ConfigurationError(
+                f"reward.num_workers={config.reward.num_workers}: set it to 1, for the judge's "
+                "limits and journal belong to one process"
+            )
+        node = OmegaConf.to_container(config.ropd, resolve=True)
+        settings = RopdSettings.from_node(node)  # pyright: ignore[reportArgumentType]
+        self._pipeline = build_pipeline(settings, os.environ)
+        self._outage: JudgeOutage | None = None
+
+    async def run_single(self, data: DataProto) -> Any:
+        """Answer one request of an agent loop worker.
+
+        Returns:
+            A list of `RolloutScore` in rollout order for a group; verl's dictionary with
+            ``reward_score`` and ``reward_extra_info`` for a validation rollout.
+
+        Raises:
+            JudgeFailure: this group cannot be judged.
+            JudgeOutage: no group can be judged any more.
+        """
+        group = data.meta_info.get(GROUP_KEY)
+        return await self._score(group) if group is not None else self._grade(data)
+
+    async def _score(self, group: Group) -> list[RolloutScore]:
+        try:
+            scored = await self._pipeline.score_group(group)
+        except JudgeOutage as outage:
+            self._outage = outage
+            raise
+        rules = scored.rules or [None] * len(scored.scores)
+        return [
+            RolloutScore(score, _extra_info(judgement=scored.judgement_id, rule=rule or ""))
+            for score, rule in zip(scored.scores, rules, strict=True)
+        ]
+
+    def _grade(self, data: DataProto) -> dict[str, Any]:
+        row = data[-1]  # of a rollout with several outputs, the last holds the answer
+        fields = row.non_tensor_batch
+        length = int(fields["response_len"])
+        text = self.tokenizer.decode(row.batch["responses"][:length], skip_special_tokens=True)
+        score = grade(fields["data_source"], text, fields["reward_model"]["ground_truth"])
+        return {"reward_score": score, "reward_extra_info": _extra_info(acc=score)}
+
+    def metrics(self) -> dict[str, float]:
+        """The pipeline's counters since the last call, under ``ropd/``."""
+        return dict(self._pipeline.metrics())
+
+    def raise_on_outage(self) -> None:
+        """Raise the `JudgeOutage` that ended judging, if one did."""
+        if self._outage is not None:
+            raise self._outage

@@ -1,0 +1,141 @@
+"""Judge a prompt's rollouts as one group, while other groups still generate.
+
+verl scores each rollout alone; this worker holds the rollouts of a prompt at a `GroupBarrier`,
+sends the whole group to the reward worker once, and lets the group succeed or fail as one.
+Validation rollouts are graded one by one against ground truth, as in verl, and may carry
+sampling parameters of their own (``extra_info.sampling``).
+
+Installed by ``actor_rollout_ref.rollout.agent.agent_loop_manager_class``.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from verl import DataProto
+from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
+from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
+
+from algo.ropd.errors import JudgeOutage
+from algo.ropd.pipeline import Group, Rollout
+from algo.ropd.reward_manager import GROUP_KEY, RolloutScore
+from ropd_verl.group_barrier import GroupBarrier, GroupFailed
+
+# `@ray.remote` hides the class it wraps, and Ray has no public way back to it.
+_Worker: type = AgentLoopWorkerTQ.__ray_metadata__.modified_class  # pyright: ignore
+
+logger = logging.getLogger(__name__)
+
+
+class GroupScoringWorker(_Worker):
+    """verl's agent loop worker, with the group as the unit of scoring."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._groups: dict[str, GroupBarrier[AgentLoopOutput, RolloutScore]] = {}
+        eos = getattr(self.model_config.generation_config, "eos_token_id", None)
+        declared = eos if isinstance(eos, list) else [eos]
+        self._eos = {i for i in [*declared, self.tokenizer.eos_token_id] if i is not None}
+        _quiet_group_failures()
+
+    async def _run_prompt(
+        self, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool = False
+    ) -> None:
+        """Open the prompt's barrier for as long as its sessions run."""
+        if trajectory["validate"]:
+            own = (prompt.get("extra_info") or {}).get("sampling") or {}
+            chosen = {k: v for k, v in own.items() if v is not None}
+            await super()._run_prompt(prompt, sampling_params | chosen, trajectory, trace)
+            return
+        uid = prompt["uid"]
+        size = int(prompt.get("__rollout_n__", self.config.actor_rollout_ref.rollout.n))
+
+        async def judge(outputs: Sequence[AgentLoopOutput]) -> Sequence[RolloutScore]:
+            return await self._score_group(prompt, trajectory["step"], outputs)
+
+        self._groups[uid] = GroupBarrier(size, judge)
+        try:
+            await super()._run_prompt(prompt, sampling_params, trajectory, trace)
+        finally:
+            del self._groups[uid]
+
+    async def _run_agent_loop(
+        self, sampling_params: dict, trajectory: dict, *, uid: str, **kwargs: Any
+    ) -> Any:
+        """A session that ends in an error takes its group with it, at once."""
+        try:
+            return await super()._run_agent_loop(sampling_params, trajectory, uid=uid, **kwargs)
+        except BaseException as error:
+            group = self._groups.get(uid)
+            if group is not None:
+                group.fail(error)
+            raise
+
+    async def _compute_score(self, outputs: list[AgentLoopOutput], kwargs: dict) -> None:
+        """Wait for the group's judgement (training), or grade this rollout (validation)."""
+        group = self._groups.get(kwargs["uid"])
+        if group is None:
+            await super()._compute_score(outputs, kwargs)
+            return
+        started = time.monotonic()
+        final = outputs[-1]
+        score = await group.arrive(kwargs["session_id"], final)
+        final.reward_score = score.reward
+        final.extra_fields["reward_extra_info"] = score.extra_info
+        final.metrics.compute_score = time.monotonic() - started
+
+    async def _score_group(
+        self, prompt: dict, step: int, outputs: Sequence[AgentLoopOutput]
+    ) -> Sequence[RolloutScore]:
+        group = Group(
+            uid=prompt["uid"],
+            messages=prompt["raw_prompt"],
+            rollouts=tuple(self._rollout(output) for output in outputs),
+            step=int(step),
+        )
+        worker = random.choice(self.reward_loop_worker_handles)
+        request = DataProto(batch=None, non_tensor_batch={}, meta_info={GROUP_KEY: group})
+        try:
+            return await worker.compute_score.remote(request)
+        except JudgeOutage:
+            raise  # said once, by the trainer, which asks the reward worker and stops
+        except ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", error)
+            logger.warning("group %s is replaced: %s: %s", group.uid, type(cause).__name__, cause)
+            raise
+
+    def _rollout(self, output: AgentLoopOutput) -> Rollout:
+        """The text that is judged, and whether the model ended it itself."""
+        ids = list(output.response_ids)
+        limit = self.config.actor_rollout_ref.rollout.response_length
+        finished = len(ids) < limit or (bool(ids) and ids[-1] in self._eos)
+        return Rollout(self.tokenizer.decode(ids, skip_special_tokens=True), finished)
+
+
+class GroupScoringManager(AgentLoopManagerTQ):
+    """Starts `GroupScoringWorker`s in place of verl's workers."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.agent_loop_workers_class = ray.remote(GroupScoringWorker)
+
+
+def _quiet_group_failures() -> None:
+    """Keep verl from printing one stack trace for each sibling of a failed group.
+
+    The group's failure is reported once, with its cause, by `_score_group` or by the session
+    that died first.
+    """
+    log = logging.getLogger("verl.trainer.ppo.v1.agent_loop_tq")
+    if not any(f is _is_news for f in log.filters):
+        log.addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, GroupFailed)

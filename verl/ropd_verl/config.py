@@ -1,0 +1,107 @@
+"""From command line to composed configuration.
+
+Hydra composes it from `configs/` over verl's own defaults; a mistake in an override becomes one
+line. This module starts nothing and reads no environment.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from algo.ropd.errors import ConfigurationError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CONFIG_DIR = REPOSITORY / "configs"
+
+KEY_LINES = (
+    "actor_rollout_ref.model.path",
+    "data.train_files",
+    "data.val_files",
+    "data.train_batch_size",
+    "data.max_prompt_length",
+    "data.max_response_length",
+    "actor_rollout_ref.rollout.name",
+    "actor_rollout_ref.rollout.n",
+    "actor_rollout_ref.rollout.temperature",
+    "actor_rollout_ref.actor.optim.lr",
+    "actor_rollout_ref.actor.ppo_mini_batch_size",
+    "actor_rollout_ref.actor.loss_agg_mode",
+    "algorithm.norm_adv_by_std_in_grpo",
+    "ropd.teacher_index",
+    "ropd.teacher_answers",
+    "ropd.rubric.mode",
+    "ropd.verification.mode",
+    "ropd.judge.rubricator.model",
+    "ropd.judge.rubricator.base_url",
+    "ropd.judge.verifier.model",
+    "ropd.judge.verifier.base_url",
+    "trainer.device",
+    "trainer.nnodes",
+    "trainer.n_gpus_per_node",
+    "trainer.v1.trainer_mode",
+    "trainer.total_epochs",
+    "trainer.total_training_steps",
+    "trainer.logger",
+    "run_root",
+)
+"""What a dry run shows."""
+
+
+def compose_config(config_name: str, overrides: Sequence[str]) -> DictConfig:
+    """Compose ``configs/<config_name>.yaml`` with Hydra overrides.
+
+    Raises:
+        ConfigurationError: unknown configuration, unknown key, bad syntax, bad value.
+    """
+    name = config_name.removesuffix(".yaml")
+    if not (CONFIG_DIR / f"{name}.yaml").is_file():
+        available = ", ".join(sorted(p.stem for p in CONFIG_DIR.glob("*.yaml")))
+        raise ConfigurationError(f"--config-name {config_name}: there is {available}")
+    try:
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            config = compose(
+                name, overrides=[f"hydra.searchpath=[file://{_verl_configs()}]", *overrides]
+            )
+        OmegaConf.to_container(config, resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigurationError(f"configuration: {_first_lines(error)}") from None
+    return config
+
+
+def _verl_configs() -> Path:
+    """verl's configuration folder, found without importing verl (which takes seconds)."""
+    spec = importlib.util.find_spec("verl")
+    if spec is None or spec.origin is None:
+        raise ConfigurationError(
+            "verl is not installed: run `bash training/train.sh`, which sets it up"
+        )
+    return Path(spec.origin).parent / "trainer" / "config"
+
+
+def _first_lines(error: Exception) -> str:
+    """Hydra's message without its advice paragraphs, on one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])
+
+
+def key_lines(config: DictConfig) -> list[str]:
+    """``key: value`` for the settings that matter most, resolved."""
+    return [f"{key}: {_shown(OmegaConf.select(config, key))}" for key in KEY_LINES]
+
+
+def _shown(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def absolute(path: str | Path) -> Path:
+    """A configured path; relative ones are relative to the repository, wherever one stands."""
+    expanded = Path(path).expanduser()
+    return expanded if expanded.is_absolute() else REPOSITORY / expanded

@@ -1,0 +1,99 @@
+"""The trainer's view of which groups are ready, without poll pauses and without endless waits.
+
+verl's buffers look every 2 s; these look every 20 ms. In sync mode a group with a failed
+member is evicted even when some siblings were stored already, so that no partial group trains.
+A run in which nothing moves for `stall_limit_s` ends with an error instead of waiting for ever.
+
+Installed by ``trainer.v1.sampler.custom_sampler``; ``trainer.v1.sampler.sampler_kwargs`` are
+the settings.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
+
+from algo.ropd.errors import ConfigurationError, RopdError
+
+
+class RolloutStalled(RopdError):
+    """No rollout or group changed its state for longer than allowed."""
+
+
+class _BoundedWait:
+    """Mixed into verl's buffers: the pause between two looks, bounded in total."""
+
+    stall_limit_s: float
+    poll_interval: float
+    _state: Any = None
+    _stalled_s: float = 0.0
+
+    def _wait_for_next_poll(self, partition_id: str, last_debug_time: float) -> float:
+        state = {
+            name: {key: frozenset(value) for key, value in getattr(self, name).items()}
+            for name in ("pending_keys", "running_keys", "finished_keys", "failure_keys")
+        } | {"rows": {key: len(value) for key, value in self.partitions.items()}}  # pyright: ignore
+        # Only time spent waiting counts: between two samples the trainer is busy elsewhere.
+        self._stalled_s = self._stalled_s + self.poll_interval if state == self._state else 0.0
+        self._state = state
+        if self._stalled_s > self.stall_limit_s:
+            raise RolloutStalled(
+                f"no rollout and no judgement ended for {self.stall_limit_s:.0f} s while "
+                f"{len(state['running_keys'].get(partition_id, ()))} groups run; raise "
+                "trainer.v1.sampler.sampler_kwargs.stall_limit_s if single answers take longer"
+            )
+        return super()._wait_for_next_poll(partition_id, last_debug_time)  # pyright: ignore
+
+
+class RopdReplayBuffer(_BoundedWait, ReplayBuffer):
+    """Synchronous sampling; every failed group is evicted and replaced by a fresh prompt."""
+
+    def _terminal_eviction_reasons(
+        self, global_steps: int, partition_id: str
+    ) -> tuple[set[str], set[str], set[str], Counter]:
+        stale, filtered, failed, counts = super()._terminal_eviction_reasons(
+            global_steps, partition_id
+        )
+        if partition_id != "val":
+            failed = set(self.failure_keys[partition_id])
+        return stale, filtered, failed, counts
+
+
+class RopdReplayBufferAsync(_BoundedWait, ReplayBufferAsync):
+    """Sampling for the asynchronous trainers, which evict and replace failed groups already."""
+
+
+def build_replay_buffer(*, trainer_mode: str, sampler_kwargs: Any, **common: Any) -> ReplayBuffer:
+    """The buffer for a trainer mode; stands where verl expects a custom sampler class.
+
+    ``sampler_kwargs``: poll_interval_s, stall_limit_s, train_batch_size, and filter_groups
+    (verl's ``algorithm.filter_groups``, which verl does not hand to custom samplers).
+    """
+    settings = dict(sampler_kwargs)
+    groups = settings.pop("filter_groups")
+    stall_limit_s = float(settings.pop("stall_limit_s"))
+    poll_interval = float(settings.pop("poll_interval_s"))
+    train_batch_size = int(settings.pop("train_batch_size"))
+    if settings:
+        raise ConfigurationError(
+            f"unknown keys in trainer.v1.sampler.sampler_kwargs: {', '.join(settings)}"
+        )
+    filtering: dict[str, Any] = {}
+    if groups["enable"]:
+        filtering["filter_groups_metric"] = str(groups["metric"])
+        filtering["max_inflight_gen_batches"] = int(groups["max_inflight_gen_batches"])
+    sync = trainer_mode == "sync"
+    buffer = (RopdReplayBuffer if sync else RopdReplayBufferAsync)(
+        trainer_mode=trainer_mode,
+        sampler_kwargs=sampler_kwargs,
+        poll_interval=poll_interval,
+        train_batch_size=train_batch_size,
+        gen_batch_size=1,
+        sync_refill_failed_groups=sync,
+        **filtering,
+        **common,
+    )
+    buffer.stall_limit_s = stall_limit_s
+    return buffer

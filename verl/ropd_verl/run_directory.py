@@ -1,0 +1,100 @@
+"""Which directory a start writes to: a new one, or that of an interrupted run.
+
+``<run_root>/001``, ``002``, ... hold a run each. A start continues the newest run when that run
+did not finish, nothing else is writing to it, and its configuration is the same; else it opens
+the next. A run is finished when its `summary.json` is there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from omegaconf import DictConfig, OmegaConf
+
+from algo.ropd.errors import ConfigurationError
+
+SUMMARY = "summary.json"
+_CONFIG = "config.yaml"
+_LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """A run's directory, held by this process for as long as `lock` is open."""
+
+    path: Path
+    continued: bool
+    reason: str
+    lock: IO[str]
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def last_checkpoint(self) -> int | None:
+        """Step of the newest complete checkpoint, as verl would resume from it."""
+        marker = self.checkpoints / "latest_checkpointed_iteration.txt"
+        return int(marker.read_text()) if marker.is_file() else None
+
+    def next_file(self, folder: str, suffix: str) -> Path:
+        """A numbered file for this start, so that a restart never overwrites a log."""
+        directory = self.path / folder
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory / f"{len(list(directory.glob(f'*{suffix}'))) + 1:03d}{suffix}"
+
+
+def open_run_directory(root: Path, config: DictConfig, *, may_continue: bool) -> RunDirectory:
+    """Choose and lock the run's directory under ``root``; see the module for the rule.
+
+    Raises:
+        ConfigurationError: when ``root`` cannot be written.
+    """
+    text = OmegaConf.to_yaml(config, resolve=False)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        runs = sorted(p for p in root.iterdir() if p.is_dir() and p.name.isdigit())
+        newest = runs[-1] if runs else None
+        reason = "first run"
+        if newest is not None:
+            lock = _try_lock(newest)
+            reason = _why_not(newest, text, lock, may_continue)
+            if not reason and lock is not None:
+                return RunDirectory(newest, True, "it was interrupted", lock)
+            if lock is not None:
+                lock.close()
+        path = root / f"{int(newest.name) + 1 if newest else 1:03d}"
+        path.mkdir()
+        (path / _CONFIG).write_text(text)
+        lock = _try_lock(path)
+    except OSError as error:
+        raise ConfigurationError(f"run_root={root}: {error.strerror or error}") from None
+    if lock is None:
+        raise ConfigurationError(f"run_root={root}: another start took {path.name} just now")
+    return RunDirectory(path, False, reason, lock)
+
+
+def _why_not(run: Path, text: str, lock: IO[str] | None, may_continue: bool) -> str:
+    """Why ``run`` is not continued; empty when it is."""
+    if not may_continue:
+        return "trainer.resume_mode=disable"
+    if lock is None:
+        return f"{run.name} is being written by another process"
+    if (run / SUMMARY).is_file():
+        return f"{run.name} is finished"
+    recorded = run / _CONFIG
+    if not recorded.is_file() or recorded.read_text() != text:
+        return f"{run.name} has another configuration"
+    return ""
+
+
+def _try_lock(run: Path) -> IO[str] | None:
+    lock = (run / _LOCK).open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    return lock
