@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
 from ropd_verl.generation import Completion, Request, generate
 from ropd_verl.sampling import SamplingParams
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 EOS = 3
 

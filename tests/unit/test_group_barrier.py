@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+
 from ropd_verl.group_barrier import GroupBarrier, GroupFailed
 
 

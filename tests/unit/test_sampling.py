@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+
 from ropd_verl.sampling import SamplingParams, draw, sampling_log_probs, top_log_probs
 
 logits_rows = npst.arrays(

@@ -87,7 +87,7 @@ def check_data(files: str | Iterable[str], key: str, columns: Iterable[str]) -> 
         if missing:
             raise ConfigurationError(
                 f"{key}={path}: column {', '.join(missing)} is missing (found: "
-                f"{', '.join(header.schema_arrow.names)}); `ropd data prepare` writes the right ones"
+                f"{', '.join(header.schema_arrow.names)}); `ropd data prepare` writes them"
             )
         if header.metadata.num_rows == 0:
             raise ConfigurationError(f"{key}={path}: the file has no rows")

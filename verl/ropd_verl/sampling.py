@@ -144,4 +144,4 @@ def top_log_probs(logits: torch.Tensor, targets: torch.Tensor, k: int) -> tuple[
     else:
         values, ids = log_probs.topk(k, dim=-1)
     filler = max(k, 1)
-    return ids.tolist() + [[0] * filler], values.tolist() + [[0.0] * filler]
+    return [*ids.tolist(), [0] * filler], [*values.tolist(), [0.0] * filler]

@@ -73,7 +73,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, list[str]]:
             name = argument.partition("=")[2]
         elif argument.startswith("-"):
             raise ConfigurationError(
-                f"unknown option {argument}: give --config-name NAME and Hydra overrides (key=value)"
+                f"unknown option {argument}: give --config-name NAME and overrides (key=value)"
             )
         else:
             overrides.append(argument)
