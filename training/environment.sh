@@ -3,6 +3,7 @@
 #
 #   ropd_load_env FILE     exports the file's KEY=VALUE lines; variables that are set already win
 #   ropd_setup cpu|gpu     makes the environment unless it is there; sets ROPD_PYTHON and PATH
+#   ropd_is_dryrun         true if ROPD_DRYRUN says so
 #
 # Settings: ROPD_VENV        the environment's folder (default: .venv, for gpu .venv-gpu)
 #           ROPD_SKIP_SETUP  1: install nothing, use the `python` on PATH
@@ -13,6 +14,8 @@ ROPD_PYTHON_VERSIONS='>=3.11,<3.13'
 
 ropd_say() { printf 'ropd: %s\n' "$*" >&2; }
 ropd_die() { ropd_say "error: $*"; exit 1; }
+
+ropd_is_dryrun() { [[ ${ROPD_DRYRUN:-} =~ ^(1|[Tt][Rr][Uu][Ee]|[Yy][Ee][Ss])$ ]]; }
 
 # --- .env ---------------------------------------------------------------------------------------
 

@@ -34,7 +34,7 @@ elif [[ $(config_name "$@") == ropd_cpu ]]; then
   extra=cpu
 elif has_gpu; then
   extra=gpu
-elif [[ ${ROPD_DRYRUN:-} == true ]]; then
+elif ropd_is_dryrun; then
   extra=cpu
 else
   ropd_die 'no NVIDIA GPU here: use --config-name ropd_cpu for the CPU example, ROPD_DRYRUN=true' \
