@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import chain, islice
@@ -357,16 +357,3 @@ def _chunks_until(descriptor: int, end: int) -> Iterator[bytes]:
     while position < end and (chunk := os.pread(descriptor, min(_CHUNK, end - position), position)):
         yield chunk
         position += len(chunk)
-
-
-def missing_fingerprints(
-    index: TeacherIndex, fingerprints: Sequence[str], m: int
-) -> dict[str, int]:
-    """Prompts with fewer than `m` usable answers, and how many each has. Reads every answer."""
-    lacking: dict[str, int] = {}
-    for fingerprint in fingerprints:
-        try:
-            index.answers(fingerprint, m)
-        except TeacherMissing:
-            lacking[fingerprint] = index.count(fingerprint)
-    return lacking

@@ -20,7 +20,6 @@ from algo.ropd.teacher_index import (
     Teacher,
     TeacherAnswer,
     TeacherIndex,
-    missing_fingerprints,
     prompt_fingerprint,
 )
 from algo.ropd.teacher_index_table import table_path
@@ -166,7 +165,6 @@ def test_only_usable_answers_are_served(tmp_path: Path) -> None:
         assert index.count(fingerprint(1)) == 1
         assert [a.text for a in index.answers(fingerprint(1), 1)] == ["whole"]
         assert [a.text for a in index.all_answers(fingerprint(1))] == ["cut", "whole", "no"]
-        assert missing_fingerprints(index, [fingerprint(1)], 2) == {fingerprint(1): 1}
 
 
 def test_prompts_whose_keys_collide_stay_apart(tmp_path: Path) -> None:

@@ -1,0 +1,92 @@
+"""A counting teacher behind the chat-completions API, for tests of the builder.
+
+Runs in a thread of the test's process, so that the builder can be a process that gets killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from aiohttp import web
+
+Answer = Callable[[dict[str, Any], int], "tuple[str, str]"]
+"""(request body, how often this prompt was asked before) -> (text, finish_reason)."""
+
+
+class TeacherEndpoint:
+    """Counts what it is asked, by the text of the last message."""
+
+    def __init__(self, answer: Answer | None = None, latency_s: float = 0.0) -> None:
+        self.asked: Counter[str] = Counter()
+        self.answered: Counter[str] = Counter()
+        self.bodies: list[dict[str, Any]] = []
+        self.keys: set[str | None] = set()
+        self.in_flight = 0
+        self.peak_in_flight = 0
+        self.base_url = ""
+        self._answer = answer or (lambda body, before: (f"answer {before}", "stop"))
+        self._latency_s = latency_s
+
+    async def complete(self, request: web.Request) -> web.StreamResponse:
+        body = json.loads(await request.read())
+        prompt = body["messages"][-1]["content"]
+        before = self.asked[prompt]
+        self.asked[prompt] += 1
+        self.bodies.append(body)
+        self.keys.add(request.headers.get("Authorization"))
+        self.in_flight += 1
+        self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
+        try:
+            await asyncio.sleep(self._latency_s)
+        finally:
+            self.in_flight -= 1
+        text, finish_reason = self._answer(body, before)
+        if finish_reason.isdigit():
+            return web.json_response({"error": {"message": text}}, status=int(finish_reason))
+        self.answered[prompt] += 1
+        return web.json_response(
+            {
+                "model": body["model"],
+                "choices": [
+                    {"message": {"content": text}, "finish_reason": finish_reason},
+                ],
+                "usage": {"prompt_tokens": 10, "completion_tokens": 20},
+            }
+        )
+
+
+@contextmanager
+def serving(endpoint: TeacherEndpoint) -> Iterator[TeacherEndpoint]:
+    """Serve on a free loopback port; sets `endpoint.base_url`."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    def run(step: Awaitable[None]) -> None:
+        asyncio.run_coroutine_threadsafe(_awaited(step), loop).result(timeout=30)
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", endpoint.complete)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
+    run(runner.setup())
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    run(site.start())
+    port = runner.addresses[0][1]
+    endpoint.base_url = f"http://127.0.0.1:{port}/v1"
+    try:
+        yield endpoint
+    finally:
+        run(runner.cleanup())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(timeout=30)
+        loop.close()
+
+
+async def _awaited(step: Awaitable[None]) -> None:
+    await step
