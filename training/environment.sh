@@ -95,22 +95,26 @@ ropd_find_uv() {
   ROPD_UV=$own/bin/uv
 }
 
-# pip's setting NAME (such as index-url) as one line, empty when there is none.
+# pip's setting NAME (such as index-url) as one line, empty when there is none. CONFIGURATION is
+# what `pip config list` prints: lines of global.NAME='value', a line break in a value as \n.
 ropd_pip_setting() {
-  local variable
-  variable=PIP_$(tr 'a-z-' 'A-Z_' <<<"$1")
+  local configuration=$1 name=$2 variable
+  variable=PIP_$(tr 'a-z-' 'A-Z_' <<<"$name")
   if [[ -n ${!variable:-} ]]; then
     printf '%s\n' "${!variable}"
   else
-    python3 -m pip config get "global.$1" 2>/dev/null || : # not set
+    sed -n -E "s/^(global|install)\.$name='(.*)'\$/\2/p" <<<"$configuration" | sed 's/\\n/ /g'
   fi | xargs
 }
 
 # uv reads none of pip's settings by itself.
 ropd_uv_sources() {
-  local links index extra cert
-  links=$(ropd_pip_setting find-links) index=$(ropd_pip_setting index-url)
-  extra=$(ropd_pip_setting extra-index-url) cert=$(ropd_pip_setting cert)
+  local configuration links index extra cert
+  configuration=$(python3 -m pip config list 2>/dev/null) || : # no pip, no configuration
+  links=$(ropd_pip_setting "$configuration" find-links)
+  index=$(ropd_pip_setting "$configuration" index-url)
+  extra=$(ropd_pip_setting "$configuration" extra-index-url)
+  cert=$(ropd_pip_setting "$configuration" cert)
   [[ -z $links ]] || export UV_FIND_LINKS="${UV_FIND_LINKS:-${links// /,}}"
   [[ -z $index ]] || export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$index}"
   [[ -z $cert ]] || export SSL_CERT_FILE="${SSL_CERT_FILE:-$cert}"
