@@ -29,6 +29,8 @@ class ResolvedRole:
     """An endpoint and where each of its values came from."""
 
     endpoint: Endpoint
+    prefix: str
+    """How the role's settings are called, such as `ropd.judge.verifier`."""
     model_from: str
     base_url_from: str
     key_from: str
@@ -55,7 +57,7 @@ def resolve_role(
     base_url, base_url_from = _base_url(settings, environ, prefix)
     key, key_from = _key(settings, environ, prefix, base_url)
     endpoint = Endpoint(role, model, base_url, settings, key)
-    return ResolvedRole(endpoint, model_from, base_url_from, key_from)
+    return ResolvedRole(endpoint, prefix, model_from, base_url_from, key_from)
 
 
 def _model(

@@ -107,9 +107,17 @@ class RequestScheduler:
                 if fault.endpoint_down and lane.breaker.is_open:
                     continue  # the server's failure, not the request's: wait for the server
                 charged[fault.kind] += 1
-                if charged[fault.kind] > self._allowed(fault.kind):
+                if charged[fault.kind] > self.allowed(fault.kind):
                     raise _failure(endpoint, attempt, fault, "retries used up")
                 await self._back_off(charged.total() - 1, fault, deadline)
+
+    def allowed(self, kind: FailureKind) -> int:
+        """How many retries a request has for failures of `kind`."""
+        return int(getattr(self.limits.retries, kind.value, 0))
+
+    def count_retry(self, kind: FailureKind) -> None:
+        """Count a retry that the caller makes because of what a reply said."""
+        self._retries[kind] += 1
 
     def stop(self, outage: JudgeOutage) -> None:
         """End every waiting and every later request with `outage` (the quality gate closed)."""
@@ -168,9 +176,6 @@ class RequestScheduler:
     async def _back_off(self, failures: int, fault: Fault, deadline: Deadline) -> None:
         wait = max(backoff_s(failures, self.limits, self._rng), fault.retry_after_s or 0.0)
         await asyncio.sleep(max(0.0, min(wait, deadline.remaining())))
-
-    def _allowed(self, kind: FailureKind) -> int:
-        return int(getattr(self.limits.retries, kind.value, 0))
 
 
 def _expected_tokens(

@@ -1,0 +1,299 @@
+"""The Rubricator and the Verifier: one typed call each.
+
+A call asks, reads the JSON out of the reply, validates it exactly, and, when the reply cannot be
+used, asks again a bounded number of times, telling the model what was wrong. Every exchange is kept
+in the judgement's transcript, usable or not. What comes back is a `Rubric` or verdicts, never a
+number; what cannot be had is a `JudgeFailure`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+from algo.ropd.endpoint import Endpoint, Reply
+from algo.ropd.errors import FailureKind, JudgeFailure, RequestRejected
+from algo.ropd.extraction import NoJson, extract_object, looks_like_refusal
+from algo.ropd.prompts import PromptTemplate, VerifierPrompts, rubricator_prompt
+from algo.ropd.rubric import (
+    RUBRIC_SCHEMA,
+    VERIFIER_SCHEMA,
+    InvalidReply,
+    Rubric,
+    Verdict,
+    parse_rubric,
+    parse_verdicts,
+    rubric_json_schema,
+    verifier_json_schema,
+)
+from algo.ropd.scheduler import Deadline, RequestScheduler
+from algo.ropd.wire import CUT_OFF, REFUSED
+
+logger = logging.getLogger(__name__)
+
+Read = TypeVar("Read")
+_LONGEST_QUOTED: Final = 20_000
+"""Characters of an unusable reply that a repair turn shows the model again."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One request and what became of it, as the journal keeps it."""
+
+    stage: str
+    reply: Reply | None
+    fault: str | None
+
+
+Transcript = list[Exchange]
+"""The exchanges of one judgement, in the order in which they ended."""
+
+
+@dataclass(frozen=True)
+class Question(Generic[Read]):
+    """One thing to ask a model: the prompt, and how its reply is read."""
+
+    prompt: str
+    schema_version: str
+    json_schema: Mapping[str, Any]
+    read: Callable[[Mapping[str, Any]], Read]
+
+
+@dataclass(eq=False)
+class Unusable(Exception):
+    """Why a reply cannot be used; `message` is written for the model."""
+
+    kind: FailureKind
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.kind.value}: {self.message}"
+
+
+class Judge:
+    """One role's endpoint, asked until its reply can be used."""
+
+    def __init__(self, endpoint: Endpoint, scheduler: RequestScheduler, priority: int) -> None:
+        self.endpoint = endpoint
+        self._scheduler = scheduler
+        self._priority = priority
+        self._text_only = endpoint.settings.structured == "text"
+
+    def deadline(self) -> Deadline:
+        """The deadline of a stage that begins now."""
+        return self._scheduler.deadline(self.endpoint)
+
+    async def ask(
+        self, question: Question[Read], deadline: Deadline, transcript: Transcript
+    ) -> Read:
+        """The value read from the first usable reply; raises `JudgeFailure` or `JudgeOutage`."""
+        messages = _messages(question.prompt)
+        faults: Counter[FailureKind] = Counter()
+        while True:
+            constrained = not self._text_only and FailureKind.TRUNCATED not in faults
+            reply = await self._reply(question, messages, constrained, deadline, transcript)
+            try:
+                value = _read(question, reply)
+            except Unusable as unusable:
+                transcript.append(Exchange(self.endpoint.role, reply, str(unusable)))
+                faults[unusable.kind] += 1
+                if faults[unusable.kind] > self._scheduler.allowed(unusable.kind):
+                    raise JudgeFailure(
+                        unusable.kind,
+                        self.endpoint.role,
+                        f"{unusable.message} (reply {faults.total()}, the last allowed)",
+                        self.endpoint.name,
+                    ) from None
+                self._scheduler.count_retry(unusable.kind)
+                messages = _repair_turn(question.prompt, reply, unusable)
+            else:
+                transcript.append(Exchange(self.endpoint.role, reply, None))
+                return value
+
+    async def _reply(
+        self,
+        question: Question[Any],
+        messages: list[dict[str, str]],
+        constrained: bool,
+        deadline: Deadline,
+        transcript: Transcript,
+    ) -> Reply:
+        try:
+            try:
+                return await self._send(messages, question if constrained else None, deadline)
+            except RequestRejected as rejected:
+                if not constrained or self.endpoint.settings.structured == "json_schema":
+                    raise
+                if rejected.kind is FailureKind.CONTEXT_OVERFLOW:
+                    raise
+                reply = await self._send(messages, None, deadline)
+                self._go_text_only(rejected)
+                return reply
+        except JudgeFailure as failure:
+            transcript.append(Exchange(self.endpoint.role, None, str(failure)))
+            raise
+
+    async def _send(
+        self, messages: list[dict[str, str]], question: Question[Any] | None, deadline: Deadline
+    ) -> Reply:
+        return await self._scheduler.complete(
+            self.endpoint,
+            messages,
+            response_format=None if question is None else _response_format(question),
+            priority=self._priority,
+            deadline=deadline,
+        )
+
+    def _go_text_only(self, rejected: RequestRejected) -> None:
+        if not self._text_only:
+            self._text_only = True
+            logger.warning(
+                "%s refuses response_format json_schema and is asked for text from now on (%s)",
+                self.endpoint.name,
+                rejected.message,
+            )
+
+
+class Rubricator:
+    """Writes the rubric of a group (Eq. 2)."""
+
+    def __init__(self, judge: Judge, template: PromptTemplate, criteria: tuple[int, int]) -> None:
+        self._judge = judge
+        self.template = template
+        self._criteria = criteria
+
+    async def write(
+        self,
+        question: str,
+        teachers: Sequence[str],
+        students: Sequence[str],
+        transcript: Transcript,
+    ) -> Rubric:
+        """C_x = Rubricator(x, Y_T, Y_S): one rubric for all `students` given."""
+        prompt = rubricator_prompt(self.template, question, teachers, students, self._criteria)
+        return await self._judge.ask(
+            Question(
+                prompt,
+                RUBRIC_SCHEMA,
+                rubric_json_schema(self._criteria),
+                lambda payload: parse_rubric(payload, self._criteria),
+            ),
+            self._judge.deadline(),
+            transcript,
+        )
+
+
+class Verifier:
+    """Decides every criterion for every answer (Eq. 3)."""
+
+    def __init__(self, judge: Judge, template: PromptTemplate) -> None:
+        self._judge = judge
+        self.template = template
+
+    async def judge(
+        self,
+        question: str,
+        rubric: Rubric,
+        answers: Sequence[str],
+        transcript: Transcript,
+        *,
+        sources: Sequence[str] | None = None,
+        isolated: bool = False,
+    ) -> tuple[Verdict, ...]:
+        """One verdict an answer, in the order given, which is the order shown.
+
+        `sources` names who wrote each answer (joint_named mode). `isolated` shows one answer a
+        call; the first call then goes ahead, so that the others find its prefix in a cache.
+        """
+        prompts = VerifierPrompts.begin(self.template, question, rubric, answers)
+        deadline = self._judge.deadline()
+
+        async def verdicts(of: Sequence[int]) -> tuple[Verdict, ...]:
+            return await self._judge.ask(
+                Question(
+                    prompts.render(
+                        [answers[index] for index in of],
+                        None if sources is None else [sources[index] for index in of],
+                    ),
+                    VERIFIER_SCHEMA,
+                    verifier_json_schema(len(of), len(rubric.criteria)),
+                    lambda payload: parse_verdicts(payload, len(of), rubric),
+                ),
+                deadline,
+                transcript,
+            )
+
+        everyone = range(len(answers))
+        if not isolated:
+            return await verdicts(everyone)
+        ahead = await verdicts(everyone[:1])
+        others = await all_of(verdicts((index,)) for index in everyone[1:])
+        return ahead + tuple(verdict for call in others for verdict in call)
+
+
+async def all_of(calls: Iterable[Coroutine[Any, Any, Read]]) -> list[Read]:
+    """The results in order; the first failure cancels the others and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(call) for call in calls]
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+def _read(question: Question[Read], reply: Reply) -> Read:
+    if reply.finish_reason == REFUSED:
+        raise Unusable(FailureKind.REFUSAL, "the model or a content filter declined to answer")
+    try:
+        return question.read(extract_object(reply.text, question.schema_version))
+    except NoJson as error:
+        if reply.finish_reason == CUT_OFF:
+            raise Unusable(
+                FailureKind.TRUNCATED, "it was cut off at the token limit before the JSON ended"
+            ) from None
+        if looks_like_refusal(reply.text):
+            raise Unusable(FailureKind.REFUSAL, "the model declined to answer") from None
+        raise Unusable(FailureKind.UNPARSEABLE, str(error)) from None
+    except InvalidReply as error:
+        raise Unusable(FailureKind.INVALID, str(error)) from None
+
+
+def _messages(prompt: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": prompt}]
+
+
+def _repair_turn(prompt: str, reply: Reply, unusable: Unusable) -> list[dict[str, str]]:
+    """The next messages: the reply and what was wrong with it, or the prompt with a note.
+
+    The note stands in the one user message where there is no reply worth showing, because many
+    chat templates refuse two user messages in a row.
+    """
+    wrong = (
+        f"Your reply cannot be used: {unusable.message}. "
+        "Answer again with the one JSON object described above and nothing else."
+    )
+    if unusable.kind in (FailureKind.INVALID, FailureKind.UNPARSEABLE) and reply.text.strip():
+        return [
+            *_messages(prompt),
+            {"role": "assistant", "content": reply.text[:_LONGEST_QUOTED]},
+            {"role": "user", "content": wrong},
+        ]
+    return _messages(
+        f"{prompt}\n\nAn earlier reply to this was of no use: {unusable.message}. "
+        "Answer with the one JSON object described above, compactly, and nothing else."
+    )
+
+
+def _response_format(question: Question[Any]) -> dict[str, Any]:
+    return {
+        "type": "json_schema",
+        "json_schema": {
+            "name": question.schema_version.replace(".", "_"),
+            "strict": True,
+            "schema": question.json_schema,
+        },
+    }

@@ -1,0 +1,96 @@
+"""A group of rollouts, what its judgement yields, and the rules that score without a judge.
+
+A rollout that gives no answer scores 0 by a rule about the answer; that is a judgement by code, not
+a failed judgement, and it is recorded under the rule's name.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from algo.ropd.extraction import after_thinking
+from algo.ropd.rubric import Rubric, Verdict
+
+
+class Rule(StrEnum):
+    """Why a rollout scores 0 without being shown to the Verifier."""
+
+    UNFINISHED = "unfinished"
+    """It was cut off at the token limit."""
+    UNCLOSED_THINK = "unclosed_think"
+    """A think block was opened and never closed, so there is no answer after it."""
+    EMPTY = "empty"
+    """Nothing but white space and punctuation stands after the last `</think>`."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One sampled answer: its whole text, thinking included.
+
+    `finished` is false when generation was cut off at the token limit.
+    """
+
+    text: str
+    finished: bool
+
+    @property
+    def answer(self) -> str:
+        """What is judged: only what stands after the last `</think>`."""
+        return after_thinking(self.text).strip()
+
+    @property
+    def rule(self) -> Rule | None:
+        """The rule that scores this rollout 0, if one does."""
+        if not self.finished:
+            return Rule.UNFINISHED
+        if "<think>" in after_thinking(self.text):
+            return Rule.UNCLOSED_THINK
+        return None if _has_content(self.answer) else Rule.EMPTY
+
+
+@dataclass(frozen=True)
+class Group:
+    """The n rollouts of one prompt instance; `uid` is unique to the instance."""
+
+    uid: str
+    messages: Sequence[Mapping[str, Any]]
+    rollouts: Sequence[Rollout]
+    step: int
+
+
+@dataclass(frozen=True)
+class ScoredGroup:
+    """A judged group.
+
+    `scores[i]` in [0, 1] belongs to rollout i; `rules[i]` names the rule that scored it, else
+    `verdicts[i]` holds its booleans under `rubrics[rubric_of[i]]`. `teacher_scores` has one entry
+    a distinct teacher answer that was verified (empty in students_only mode, and when no rollout
+    was judged). With the shared rubric `rubrics` has one element.
+    """
+
+    judgement_id: str
+    scores: tuple[float, ...]
+    rules: tuple[Rule | None, ...]
+    rubrics: tuple[Rubric, ...]
+    rubric_of: tuple[int | None, ...]
+    verdicts: tuple[Verdict | None, ...]
+    teacher_scores: tuple[float, ...]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def rubric(self) -> Rubric | None:
+        """The shared rubric; `None` when no rollout was judged."""
+        return self.rubrics[0] if self.rubrics else None
+
+
+def _has_content(text: str) -> bool:
+    return any(_says_something(character) for character in text)
+
+
+def _says_something(character: str) -> bool:
+    category = unicodedata.category(character)
+    return category[0] in "LN" or category in ("Sm", "Sc", "So")

@@ -1,0 +1,133 @@
+"""The pipeline against a judge over real HTTP: right scores, visible failures, bounded waits."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from algo.ropd.errors import ConfigurationError, FailureKind, JudgeFailure, JudgeOutage
+from algo.ropd.journal import read_records
+from algo.ropd.pipeline import Rollout
+from tests.contract.fake_judge import FakeJudge
+from tests.contract.judging import group, pipeline_for, right_scores
+
+
+async def test_scores_are_the_weighted_pass_rates_of_the_verdicts(tmp_path: Path) -> None:
+    judge = FakeJudge()
+    async with judge.serve() as url, pipeline_for(url, tmp_path) as pipeline:
+        groups = [group(number) for number in range(6)]
+        scored = await asyncio.gather(*(pipeline.score_group(each) for each in groups))
+    assert [each.scores for each in scored] == [right_scores(each) for each in groups]
+    assert judge.requests == {"rubricator": 6, "verifier": 6}
+    assert all(len(each.teacher_scores) == 4 for each in scored)
+
+
+async def test_a_rollout_without_an_answer_scores_zero_by_rule_and_is_not_shown(
+    tmp_path: Path,
+) -> None:
+    judge = FakeJudge()
+    rollouts = [
+        Rollout("<think>deep</think>the answer", True),
+        Rollout("SECRET cut off in the mid", False),
+        Rollout("<think>SECRET never closed", True),
+        Rollout("<think>SECRET</think> \n", True),
+        Rollout(":", True),
+    ]
+    async with judge.serve() as url, pipeline_for(url, tmp_path) as pipeline:
+        of = group(1, rollouts=rollouts)
+        scored = await pipeline.score_group(of)
+    assert scored.scores == right_scores(of)
+    assert scored.rules == (None, "unfinished", "unclosed_think", "empty", "empty")
+    assert not any("SECRET" in str(body) for body in judge.bodies)
+
+
+async def test_a_group_without_any_answer_needs_no_call(tmp_path: Path) -> None:
+    judge = FakeJudge()
+    async with judge.serve() as url, pipeline_for(url, tmp_path) as pipeline:
+        scored = await pipeline.score_group(group(1, rollouts=[Rollout("", True)] * 3))
+    assert scored.scores == (0.0, 0.0, 0.0)
+    assert judge.bodies == []
+    assert next(read_records(tmp_path))["rules"] == ["empty"] * 3
+
+
+async def test_a_reply_that_stays_garbled_fails_its_group_alone(tmp_path: Path) -> None:
+    def fault(role: str, number: int) -> str:
+        return "wrong_count" if role == "verifier" and number < 3 else ""
+
+    judge = FakeJudge(fault=fault)
+    async with judge.serve() as url, pipeline_for(url, tmp_path) as pipeline:
+        with pytest.raises(JudgeFailure) as failed:
+            await pipeline.score_group(group(1))
+        scored = await pipeline.score_group(group(2))
+        metrics = pipeline.metrics()
+    assert failed.value.kind is FailureKind.INVALID
+    assert scored.scores == right_scores(group(2))
+    assert metrics["ropd/groups_failed"] == metrics["ropd/failed/invalid"] == 1.0
+    assert metrics["ropd/groups_judged"] == 1.0
+    records = list(read_records(tmp_path))
+    assert [record["status"] for record in records] == ["failed", "judged"]
+    assert "scores" not in records[0]
+    assert len(records[0]["calls"]) == 4
+
+
+async def test_a_repair_turn_tells_the_model_what_was_wrong(tmp_path: Path) -> None:
+    judge = FakeJudge(
+        fault=lambda role, number: "wrong_count" if role == "verifier" and number == 0 else ""
+    )
+    async with judge.serve() as url, pipeline_for(url, tmp_path) as pipeline:
+        scored = await pipeline.score_group(group(1))
+    assert scored.scores == right_scores(group(1))
+    turns = judge.bodies[-1]["messages"]
+    assert [turn["role"] for turn in turns] == ["user", "assistant", "user"]
+    assert "give exactly" in turns[2]["content"]
+
+
+async def test_a_dead_endpoint_is_an_outage_that_names_it(tmp_path: Path) -> None:
+    limits = {"outage_s": 0.5, "stage_deadline_s": 30.0}
+    async with pipeline_for("http://127.0.0.1:9/v1", tmp_path, limits=limits) as pipeline:
+        outcomes = await asyncio.gather(
+            *(pipeline.score_group(group(number)) for number in range(8)), return_exceptions=True
+        )
+    assert all(isinstance(outcome, JudgeOutage) for outcome in outcomes)
+    assert "127.0.0.1:9" in str(outcomes[0])
+    assert outcomes[0].kind is FailureKind.TRANSPORT  # pyright: ignore[reportAttributeAccessIssue]
+
+
+async def test_an_endpoint_that_comes_back_costs_no_group(tmp_path: Path) -> None:
+    judge = FakeJudge(fault=lambda role, number: "500" if number < 12 else "")
+    limits = {"outage_s": 20.0}
+    async with judge.serve() as url, pipeline_for(url, tmp_path, limits=limits) as pipeline:
+        groups = [group(number) for number in range(8)]
+        scored = await asyncio.gather(*(pipeline.score_group(each) for each in groups))
+    assert [each.scores for each in scored] == [right_scores(each) for each in groups]
+
+
+async def test_check_names_role_url_setting_and_fix(tmp_path: Path) -> None:
+    async with pipeline_for("http://127.0.0.1:9/v1", tmp_path) as pipeline:
+        with pytest.raises(ConfigurationError, match=r"127\.0\.0\.1:9.*ropd\.judge\..*base_url"):
+            await pipeline.check()
+
+
+async def test_check_reports_a_refused_key_without_showing_it(tmp_path: Path) -> None:
+    judge = FakeJudge(key="right")
+    role = {"api_key_env": "MY_KEY"}
+    async with (
+        judge.serve() as url,
+        pipeline_for(
+            url, tmp_path, environ={"MY_KEY": "wr0ng"}, rubricator=role, verifier=role
+        ) as pipeline,
+    ):
+        with pytest.raises(ConfigurationError, match="MY_KEY") as refused:
+            await pipeline.check()
+    assert "wr0ng" not in str(refused.value)
+
+
+async def test_an_endpoint_without_json_schema_is_asked_for_text(tmp_path: Path) -> None:
+    judge = FakeJudge(json_schema=False)
+    async with judge.serve() as url, pipeline_for(url, tmp_path) as pipeline:
+        await pipeline.score_group(group(1))
+        scored = await pipeline.score_group(group(2))
+    assert scored.scores == right_scores(group(2))
+    assert judge.requests == {"rubricator": 3, "verifier": 3}
