@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
 
-from algo.openai_env import ResolvedRole
+from algo.openai_env import ResolvedRole, resolve_role
+from algo.ropd.client import all_of
 from algo.ropd.errors import ConfigurationError, JudgeFailure, JudgeOutage
 from algo.ropd.scheduler import RequestScheduler
+from algo.ropd.settings import JudgeSettings
 from algo.ropd.wire import Fault, excerpt
 
 PATIENCE_S: Final = 10.0
+
+
+async def check_judge(settings: JudgeSettings, environ: Mapping[str, str]) -> list[str]:
+    """Reach both roles' endpoints; returns one line a role that says where its values came from.
+
+    Raises `ConfigurationError`. Opens neither teacher index nor journal.
+    """
+    roles = [
+        resolve_role("rubricator", settings.rubricator, environ),
+        resolve_role("verifier", settings.verifier, environ),
+    ]
+    async with RequestScheduler(settings.limits) as scheduler:
+        await all_of(check_endpoint(role, scheduler) for role in roles)
+    return [role.line() for role in roles]
 
 
 async def check_endpoint(role: ResolvedRole, scheduler: RequestScheduler) -> None:
