@@ -131,3 +131,33 @@ def _conclude(report: BuildReport, order: Order) -> None:
     if report.last_failure:
         typer.echo(f"last failure: {report.last_failure}", err=True)
     raise typer.Exit(1)
+
+
+@app.command()
+def stats(
+    index: IndexPath,
+    data: Annotated[
+        list[Path] | None, typer.Option("--data", help="Prompt file to compare with; repeatable.")
+    ] = None,
+    answers: Annotated[int, typer.Option(min=1, help="Answers a prompt needs (m).")] = 4,
+    grade: Annotated[
+        int, typer.Option(min=0, help="Most answers to compare with ground truth.")
+    ] = 200,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+) -> None:
+    """Coverage, answers a prompt, lengths, repetition, and agreement with ground truth."""
+    import json
+    from dataclasses import asdict
+
+    from algo.cli.index_report import print_stats
+    from algo.data.prompt_file import distinct_prompts
+    from algo.ropd.teacher_index import TeacherIndex
+    from algo.ropd.teacher_index_stats import index_stats
+
+    prompts = distinct_prompts(data) if data else None
+    with TeacherIndex.open(index) as opened:
+        counted = index_stats(opened, prompts, answers, grade)
+        if as_json:
+            typer.echo(json.dumps(asdict(counted)))
+        else:
+            print_stats(opened.header, counted, answers)

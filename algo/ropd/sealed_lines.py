@@ -18,9 +18,8 @@ from typing import Any
 
 import orjson
 
-_KEY = b',"crc32":"'
-_SEAL_LENGTH = len(_KEY) + 8 + 2
-_SEAL = re.compile(rb',"crc32":"[0-9a-f]{8}"\}')
+_SEAL = re.compile(rb',"crc32":"([0-9a-f]{8})"\}')
+_SEAL_LENGTH = len(b',"crc32":"01234567"}')
 
 
 class BrokenLine(ValueError):
@@ -38,11 +37,11 @@ def seal(record: Mapping[str, Any]) -> bytes:
 
 def unseal(line: bytes) -> dict[str, Any]:
     """The record of one line (with or without its newline). Raises `BrokenLine`."""
-    line = line.rstrip(b"\n")
-    covered, mark = line[:-_SEAL_LENGTH], line[-_SEAL_LENGTH:]
-    if not _SEAL.fullmatch(mark):
+    line = line.removesuffix(b"\n")
+    mark = _SEAL.fullmatch(line, max(0, len(line) - _SEAL_LENGTH))
+    if mark is None:
         raise BrokenLine(f"{len(line)} bytes that do not end in a crc32 key")
-    if zlib.crc32(covered) != int(mark[len(_KEY) : -2], 16):
+    if zlib.crc32(line[: mark.start()]) != int(mark[1], 16):
         raise BrokenLine("the bytes do not match their crc32")
     record = _loads(line)
     if not isinstance(record, dict):

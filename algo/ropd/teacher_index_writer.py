@@ -13,7 +13,6 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -90,7 +89,7 @@ class TeacherIndexWriter:
 
         Raises `TeacherIndexError` when the disk takes no more; what was stored before stays whole.
         """
-        stamped = (a if a.created else replace(a, created=utc_now()) for a in answers)
+        stamped = (a if a.created else a._replace(created=utc_now()) for a in answers)
         lines = b"".join(seal(encode_answer(answer)) for answer in stamped)
         _append_durably(self.path, self._descriptor, lines, self._end)
         self._end += len(lines)
