@@ -90,7 +90,7 @@ def measure(path: Path, prompts: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="Time a teacher index.")
     parser.add_argument("--prompts", type=int, default=17_000)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
