@@ -15,13 +15,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from algo.ropd.ground_truth import grade
+
 SMALLEST_OPERAND = 100
 LARGEST_OPERAND = 9999
 DATA_SOURCE = "arithmetic"
 GREEDY_DATA_SOURCE = "arithmetic_greedy"
 
 _QUESTION = re.compile(r"(?<![0-9+])([0-9]{1,9})\s*\+\s*([0-9]{1,9})\s*=\s*\?")
-_CLOSING = re.compile(r"answer ([0-9]+)\s*\Z")
 
 
 @dataclass(frozen=True, order=True)
@@ -92,14 +93,9 @@ def parse_question(text: str) -> Problem | None:
     return Problem(int(found[1]), int(found[2])) if found else None
 
 
-def final_answer(text: str) -> str | None:
-    """The number in the closing `answer N`; None when the text does not end in one."""
-    found = _CLOSING.search(text)
-    return found[1] if found else None
-
-
 def is_correct(text: str, problem: Problem) -> bool:
-    return final_answer(text) == problem.answer
+    """Whether `text` ends in the right `answer N`: the rule that validation grades by."""
+    return grade(DATA_SOURCE, text, problem.answer) == 1.0
 
 
 class ProblemSets(NamedTuple):

@@ -10,8 +10,10 @@ This module does not draw the problem sets (`problems`) and knows nothing of rew
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
+import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -26,6 +28,7 @@ from examples.arithmetic.problems import (
     Column,
     Problem,
     digit_pairs,
+    draw_problem_sets,
     is_correct,
     problems_outside,
 )
@@ -204,8 +207,9 @@ def _train(
     model.train()
     loss = torch.zeros(())
     for _ in range(recipe.steps):
-        input_ids, attention, labels = _batch(tokenizer, problems, recipe.batch_size, rng)
-        loss = model(input_ids=input_ids, attention_mask=attention, labels=labels).loss
+        input_ids, labels = _batch(tokenizer, problems, recipe.batch_size, rng)
+        # Padding stands on the right, where causal attention never looks: no mask is needed.
+        loss = model(input_ids=input_ids, labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -224,8 +228,8 @@ def _batch(
     problems: Iterator[Problem],
     size: int,
     rng: random.Random,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Token ids, attention mask and labels, each [size, longest]; only answers are labelled."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and labels, each [size, longest], right-padded; only answers are labelled."""
     prompts: list[list[int]] = []
     answers: list[list[int]] = []
     for problem in islice(problems, size):
@@ -233,14 +237,12 @@ def _batch(
         answers.append(_ids(tokenizer, flawed_solution(problem, rng) + _END))
     longest = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
     input_ids = torch.full((size, longest), _VOCABULARY[_PAD])
-    attention = torch.zeros_like(input_ids)
     labels = torch.full_like(input_ids, _IGNORED_LABEL)
     for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
         end = len(prompt) + len(answer)
         input_ids[row, :end] = torch.tensor(prompt + answer)
-        attention[row, :end] = 1
         labels[row, len(prompt) : end] = torch.tensor(answer)
-    return input_ids, attention, labels
+    return input_ids, labels
 
 
 def _ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
@@ -250,3 +252,23 @@ def _ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
 def _accuracy(answers: Sequence[str], problems: Sequence[Problem]) -> float:
     right = sum(is_correct(a, p) for a, p in zip(answers, problems, strict=True))
     return right / len(problems)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.arithmetic.student",
+        description="Make the tiny student and save it with its tokenizer and its report.",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="directory to write")
+    parser.add_argument("--seed", type=int, default=WarmStart.seed)
+    parser.add_argument("--steps", type=int, default=WarmStart.steps)
+    parser.add_argument("--held-out", type=int, default=256, help="problems kept from training")
+    chosen = parser.parse_args(arguments)
+    held_out = draw_problem_sets(chosen.seed, train=0, held_out=chosen.held_out).held_out
+    report = warm_start(WarmStart(seed=chosen.seed, steps=chosen.steps), held_out, chosen.out)
+    print(json.dumps(asdict(report)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
