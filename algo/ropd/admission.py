@@ -139,6 +139,14 @@ class Admission:
         finally:
             self._waiting -= 1
 
+    def acquire_now(self, lane: Lane, tokens: int) -> Permit | None:
+        """A permit without waiting, if nobody waits for one and the limits have room."""
+        now = self._now()
+        busy = lane.head() is not None or lane.in_flight >= lane.limit.value
+        if busy or lane.breaker.is_open or self._rate_wait_s(now, tokens) > 0.0:
+            return None
+        return self._grant(lane, now, tokens)
+
     async def _granted(self, place: _Place, deadline: Deadline) -> Permit | None:
         try:
             while not place.granted.done():
@@ -212,17 +220,22 @@ class Admission:
         self._declare_outages(now)
         while (lane := self._next_lane(now)) is not None:
             place = lane.queue[0]
-            wait = max(self._requests.wait_s(now, 1), self._tokens.wait_s(now, place.tokens))
+            wait = self._rate_wait_s(now, place.tokens)
             if wait > 0.0:
                 self._set_alarm(now, now + wait)
                 return
             heapq.heappop(lane.queue)
-            lane.in_flight += 1
-            self._requests.charge(now, 1)
-            permit = Permit(lane, lane.breaker.sent(), now, self._tokens.charge(now, place.tokens))
-            self.peak_in_flight = max(self.peak_in_flight, self.in_flight())
-            place.granted.set_result(permit)
+            place.granted.set_result(self._grant(lane, now, place.tokens))
         self._set_alarm(now, None)
+
+    def _grant(self, lane: Lane, now: float, tokens: int) -> Permit:
+        lane.in_flight += 1
+        self.peak_in_flight = max(self.peak_in_flight, self.in_flight())
+        self._requests.charge(now, 1)
+        return Permit(lane, lane.breaker.sent(), now, self._tokens.charge(now, tokens))
+
+    def _rate_wait_s(self, now: float, tokens: int) -> float:
+        return max(self._requests.wait_s(now, 1), self._tokens.wait_s(now, tokens))
 
     def _next_lane(self, now: float) -> Lane | None:
         """The lane whose head may go and ranks first."""

@@ -12,9 +12,10 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeVar
 
+from algo.ropd.budget import Budget, Call
 from algo.ropd.endpoint import Endpoint, Reply
 from algo.ropd.errors import FailureKind, JudgeFailure, RequestRejected
 from algo.ropd.extraction import NoJson, extract_object, looks_like_refusal
@@ -47,6 +48,8 @@ class Exchange:
     stage: str
     reply: Reply | None
     fault: str | None
+    cut_characters: int = 0
+    """How much of the answers was cut out of the prompt to fit the context."""
 
 
 Transcript = list[Exchange]
@@ -61,6 +64,8 @@ class Question(Generic[Read]):
     schema_version: str
     json_schema: Mapping[str, Any]
     read: Callable[[Mapping[str, Any]], Read]
+    cut_characters: int = 0
+    prompt_tokens: int | None = None
 
 
 @dataclass(eq=False)
@@ -99,7 +104,7 @@ class Judge:
             try:
                 value = _read(question, reply)
             except Unusable as unusable:
-                transcript.append(Exchange(self.endpoint.role, reply, str(unusable)))
+                transcript.append(self._exchange(question, reply, str(unusable)))
                 faults[unusable.kind] += 1
                 if faults[unusable.kind] > self._scheduler.allowed(unusable.kind):
                     raise JudgeFailure(
@@ -111,7 +116,7 @@ class Judge:
                 self._scheduler.count_retry(unusable.kind)
                 messages = _repair_turn(question.prompt, reply, unusable)
             else:
-                transcript.append(Exchange(self.endpoint.role, reply, None))
+                transcript.append(self._exchange(question, reply, None))
                 return value
 
     async def _reply(
@@ -124,29 +129,39 @@ class Judge:
     ) -> Reply:
         try:
             try:
-                return await self._send(messages, question if constrained else None, deadline)
+                return await self._send(question, messages, constrained, deadline)
             except RequestRejected as rejected:
                 if not constrained or self.endpoint.settings.structured == "json_schema":
                     raise
                 if rejected.kind is FailureKind.CONTEXT_OVERFLOW:
                     raise
-                reply = await self._send(messages, None, deadline)
+                reply = await self._send(question, messages, False, deadline)
                 self._go_text_only(rejected)
                 return reply
         except JudgeFailure as failure:
-            transcript.append(Exchange(self.endpoint.role, None, str(failure)))
+            transcript.append(self._exchange(question, None, str(failure)))
             raise
 
     async def _send(
-        self, messages: list[dict[str, str]], question: Question[Any] | None, deadline: Deadline
+        self,
+        question: Question[Any],
+        messages: list[dict[str, str]],
+        constrained: bool,
+        deadline: Deadline,
     ) -> Reply:
         return await self._scheduler.complete(
             self.endpoint,
             messages,
-            response_format=None if question is None else _response_format(question),
+            response_format=_response_format(question) if constrained else None,
             priority=self._priority,
             deadline=deadline,
+            prompt_tokens=question.prompt_tokens,
         )
+
+    def _exchange(
+        self, question: Question[Any], reply: Reply | None, fault: str | None
+    ) -> Exchange:
+        return Exchange(self.endpoint.role, reply, fault, question.cut_characters)
 
     def _go_text_only(self, rejected: RequestRejected) -> None:
         if not self._text_only:
@@ -161,10 +176,13 @@ class Judge:
 class Rubricator:
     """Writes the rubric of a group (Eq. 2)."""
 
-    def __init__(self, judge: Judge, template: PromptTemplate, criteria: tuple[int, int]) -> None:
+    def __init__(
+        self, judge: Judge, template: PromptTemplate, criteria: tuple[int, int], budget: Budget
+    ) -> None:
         self._judge = judge
         self.template = template
         self._criteria = criteria
+        self._budget = budget
 
     async def write(
         self,
@@ -174,13 +192,18 @@ class Rubricator:
         transcript: Transcript,
     ) -> Rubric:
         """C_x = Rubricator(x, Y_T, Y_S): one rubric for all `students` given."""
-        prompt = rubricator_prompt(self.template, question, teachers, students, self._criteria)
+        (call,) = self._budget.plan([self.template.text, question], [*teachers, *students])
+        shown_teachers, shown_students = call.texts[: len(teachers)], call.texts[len(teachers) :]
         return await self._judge.ask(
             Question(
-                prompt,
+                rubricator_prompt(
+                    self.template, question, shown_teachers, shown_students, self._criteria
+                ),
                 RUBRIC_SCHEMA,
                 rubric_json_schema(self._criteria),
                 lambda payload: parse_rubric(payload, self._criteria),
+                call.cut_characters,
+                call.prompt_tokens,
             ),
             self._judge.deadline(),
             transcript,
@@ -190,9 +213,10 @@ class Rubricator:
 class Verifier:
     """Decides every criterion for every answer (Eq. 3)."""
 
-    def __init__(self, judge: Judge, template: PromptTemplate) -> None:
+    def __init__(self, judge: Judge, template: PromptTemplate, budget: Budget) -> None:
         self._judge = judge
         self.template = template
+        self._budget = budget
 
     async def judge(
         self,
@@ -211,28 +235,35 @@ class Verifier:
         """
         prompts = VerifierPrompts.begin(self.template, question, rubric, answers)
         deadline = self._judge.deadline()
+        frame = [self.template.text, question, prompts.rubric]
 
-        async def verdicts(of: Sequence[int]) -> tuple[Verdict, ...]:
+        async def verdicts(call: Call) -> tuple[Verdict, ...]:
+            named = None if sources is None else [sources[place] for place in call.places]
+            count = len(call.texts)
             return await self._judge.ask(
                 Question(
-                    prompts.render(
-                        [answers[index] for index in of],
-                        None if sources is None else [sources[index] for index in of],
-                    ),
+                    prompts.render(call.texts, named),
                     VERIFIER_SCHEMA,
-                    verifier_json_schema(len(of), len(rubric.criteria)),
-                    lambda payload: parse_verdicts(payload, len(of), rubric),
+                    verifier_json_schema(count, len(rubric.criteria)),
+                    lambda payload: parse_verdicts(payload, count, rubric),
+                    call.cut_characters,
+                    call.prompt_tokens,
                 ),
                 deadline,
                 transcript,
             )
 
-        everyone = range(len(answers))
-        if not isolated:
-            return await verdicts(everyone)
-        ahead = await verdicts(everyone[:1])
-        others = await all_of(verdicts((index,)) for index in everyone[1:])
-        return ahead + tuple(verdict for call in others for verdict in call)
+        if isolated:
+            calls = [
+                replace(call, places=(place,))
+                for place, answer in enumerate(answers)
+                for call in self._budget.plan(frame, [answer])
+            ]
+            ahead = [await verdicts(calls[0])]
+            judged = ahead + await all_of(verdicts(call) for call in calls[1:])
+        else:
+            judged = await all_of(verdicts(call) for call in self._budget.plan(frame, answers))
+        return tuple(verdict for part in judged for verdict in part)
 
 
 async def all_of(calls: Iterable[Coroutine[Any, Any, Read]]) -> list[Read]:

@@ -103,6 +103,7 @@ class Tally:
 
     def _spent(self, transcript: Transcript) -> None:
         for exchange in transcript:
+            self._usage["cut_characters"] += exchange.cut_characters
             reply = exchange.reply
             if reply is None:
                 continue
@@ -125,7 +126,8 @@ class Tally:
         self._passes: defaultdict[str, list[float]] = defaultdict(list)
         self._seconds: list[float] = []
         self._latencies: defaultdict[str, list[float]] = defaultdict(list)
-        self._usage = {"tokens_in": 0.0, "tokens_cached": 0.0, "tokens_out": 0.0, "cost": 0.0}
+        names = ("tokens_in", "tokens_cached", "tokens_out", "cost", "cut_characters")
+        self._usage = dict.fromkeys(names, 0.0)
 
 
 def quantile(values: Sequence[float], share: float) -> float:

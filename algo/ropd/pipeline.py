@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Protocol, Self
 
 from algo.openai_env import ResolvedRole, resolve_role
+from algo.ropd.budget import Budget
 from algo.ropd.client import Judge, Rubricator, Verifier, all_of
 from algo.ropd.errors import (
     ConfigurationError,
@@ -209,14 +210,17 @@ def build_pipeline(
         resolve_role("verifier", judge.verifier, environ),
     ]
     scheduler = RequestScheduler(judge.limits)
+    overflow = settings.verification.overflow
     rubricator = Rubricator(
         Judge(roles[0].endpoint, scheduler, priority=0),
         load_rubricator_template(settings.prompts.rubricator),
         (settings.rubric.min_criteria, settings.rubric.max_criteria),
+        Budget("rubricator", judge.rubricator, "fail" if overflow == "fail" else "cut"),
     )
     verifier = Verifier(
         Judge(roles[1].endpoint, scheduler, priority=1),
         load_verifier_template(settings.prompts.verifier),
+        Budget("verifier", judge.verifier, overflow),
     )
     setup = Setup(
         rubric_mode=settings.rubric.mode,

@@ -126,6 +126,7 @@ def _call(exchange: Exchange) -> dict[str, Any]:
     return {
         "stage": exchange.stage,
         "fault": exchange.fault,
+        "cut_characters": exchange.cut_characters,
         "raw": raw[:_LONGEST_RAW],
         "length": len(raw),
         **reply,

@@ -16,13 +16,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Self
 
 from algo.ropd.admission import Admission, Deadline, Permit
 from algo.ropd.breaker import backoff_s
 from algo.ropd.endpoint import Endpoint, Reply
 from algo.ropd.errors import FailureKind, JudgeFailure, JudgeOutage, RequestRejected
+from algo.ropd.hedging import first_reply
 from algo.ropd.settings import LimitsSettings
 from algo.ropd.transport import Transport
 from algo.ropd.wire import Fault, Message
@@ -44,6 +45,7 @@ class RequestScheduler:
         self._admission = Admission(self.limits, self._rng)
         self._transport = Transport()
         self._retries: Counter[FailureKind] = Counter()
+        self._hedges = 0
 
     async def __aenter__(self) -> Self:
         return self
@@ -96,8 +98,18 @@ class RequestScheduler:
                     raise _failure(endpoint, attempt - 1, fault, "the stage's deadline passed")
                 timeout_s = min(endpoint.settings.timeout_s, deadline.remaining())
                 try:
-                    return await self._attempt(
-                        endpoint, permit, messages, response_format, sampling, timeout_s, attempt
+                    return await self._hedged(
+                        permit,
+                        lambda permit, number=attempt, timeout_s=timeout_s: self._attempt(
+                            endpoint,
+                            permit,
+                            messages,
+                            response_format,
+                            sampling,
+                            timeout_s,
+                            number,
+                        ),
+                        tokens,
                     )
                 except Fault as failed:
                     fault = failed
@@ -132,14 +144,35 @@ class RequestScheduler:
         return await self._transport.models(endpoint, timeout_s)
 
     def drain_counters(self) -> dict[str, float]:
-        """Retries by kind since the last call, requests in flight, and their peak since then."""
-        counters = {f"retries/{kind.value}": float(n) for kind, n in self._retries.items()}
+        """Retries by kind and hedges since the last call; requests in flight, and their peak."""
+        counters = {
+            f"retries/{kind.value}": float(self._retries[kind])
+            for kind in FailureKind
+            if self.allowed(kind)
+        }
         counters["retries"] = float(self._retries.total())
+        counters["hedges"] = float(self._hedges)
         counters["in_flight"] = float(self._admission.in_flight())
         counters["peak_in_flight"] = float(self._admission.peak_in_flight)
         self._retries.clear()
+        self._hedges = 0
         self._admission.peak_in_flight = self._admission.in_flight()
         return counters
+
+    async def _hedged(
+        self, permit: Permit, attempt: Callable[[Permit], Coroutine[Any, Any, Reply]], tokens: int
+    ) -> Reply:
+        if self.limits.hedge_after_s is None:
+            return await attempt(permit)
+
+        def copy() -> Coroutine[Any, Any, Reply] | None:
+            second = self._admission.acquire_now(permit.lane, tokens)
+            if second is None:
+                return None
+            self._hedges += 1
+            return attempt(second)
+
+        return await first_reply(attempt(permit), copy, self.limits.hedge_after_s)
 
     async def _attempt(
         self,

@@ -1,6 +1,6 @@
 """One HTTP attempt over aiohttp: a reply, or a `Fault` that says what went wrong.
 
-One session a process, opened in the event loop that first uses it. The scheduler bounds how many
+Sessions are opened in the event loop that first uses them. The scheduler bounds how many
 attempts are in flight, so the connection pool has no limit of its own; nothing is retried here.
 """
 
@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import cache
+from ipaddress import ip_address
 from time import perf_counter
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -25,7 +28,7 @@ class Transport:
     """Sends requests to any number of endpoints over one connection pool."""
 
     def __init__(self) -> None:
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
 
     async def send(
         self,
@@ -61,12 +64,6 @@ class Transport:
         body: bytes | None = None,
         timeout_s: float,
     ) -> tuple[int, Mapping[str, str], bytes]:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),
-                timeout=aiohttp.ClientTimeout(total=None),
-                trust_env=True,
-            )
         headers = {"Content-Type": "application/json"}
         if endpoint.api_key is not None:
             headers["Authorization"] = f"Bearer {endpoint.api_key.get_secret_value()}"
@@ -74,7 +71,7 @@ class Transport:
         try:
             async with (
                 asyncio.timeout(timeout_s),
-                self._session.request(
+                self._session(endpoint).request(
                     method, url, data=body, headers=headers, allow_redirects=False
                 ) as response,
             ):
@@ -87,10 +84,30 @@ class Transport:
             detail = str(error) or "connection closed"
             raise Fault(FailureKind.TRANSPORT, f"{type(error).__name__}: {detail}") from None
 
+    def _session(self, endpoint: Endpoint) -> aiohttp.ClientSession:
+        """The session for endpoints on this machine, or that for others, which heeds *_PROXY."""
+        proxied = not _is_loopback(endpoint.base_url)
+        if proxied not in self._sessions:
+            self._sessions[proxied] = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0),
+                timeout=aiohttp.ClientTimeout(total=None),
+                trust_env=proxied,
+            )
+        return self._sessions[proxied]
+
     async def aclose(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        for session in self._sessions.values():
+            await session.close()
+        self._sessions.clear()
+
+
+@cache
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 async def _bounded_body(response: aiohttp.ClientResponse) -> bytes:
