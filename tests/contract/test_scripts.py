@@ -249,6 +249,15 @@ def test_second_start_installs_nothing_until_the_pins_change(checkout: Checkout)
     assert [call.split()[1] for call in uv_calls(checkout)[3:]] == ["compile", "install"]
 
 
+def test_two_starts_at_once_install_once(checkout: Checkout) -> None:
+    checkout.stub("uv", FAKE_UV.replace('"pip install")', '"pip install") sleep 1;'))
+    starts = [checkout.start("training/train.sh", ROPD_EXTRA="cpu") for _ in range(2)]
+    for start in starts:
+        start.communicate(timeout=60)
+    assert [start.returncode for start in starts] == [0, 0]
+    assert len([call for call in uv_calls(checkout) if call.startswith("pip install")]) == 1
+
+
 def test_failed_installation_is_tried_again(checkout: Checkout) -> None:
     checkout.stub("uv", FAKE_UV)
     failed = checkout.run("training/train.sh", ROPD_EXTRA="cpu", UV_FAILS="1")
