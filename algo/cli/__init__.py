@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from algo.cli import teacher
+from algo.cli import replay, teacher
 from algo.ropd.errors import RopdError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(teacher.app, name="teacher")
+app.command()(replay.replay)
 
 
 def main() -> None:
