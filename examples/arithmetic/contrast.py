@@ -2,7 +2,9 @@
 
 The Rubricator contrasts: it keeps what most teacher answers satisfy, and weighs a criterion the
 more the fewer student answers satisfy it. It never computes the sum, so teachers that agree on a
-wrong answer get a rubric that asks for it. The Verifier decides each sentence on each answer alone.
+wrong answer get a rubric that asks for it. For the same reason it asks for the teachers' values,
+the final answer's too, which the prompt tells a model not to do: a model can name what makes a
+result right. The Verifier decides each sentence on each answer alone.
 
 This module does not read prompts or speak HTTP (`rendered_prompt`, `judge`).
 """
