@@ -1,14 +1,15 @@
-"""How `ropd teacher stats` and `show` look on a terminal."""
+"""How `ropd teacher stats` and `ropd teacher show` look on a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from algo.ropd.teacher_index import Header
+from algo.data.prompt_file import PromptRow
+from algo.ropd.teacher_index import Header, TeacherAnswer
 from algo.ropd.teacher_index_stats import IndexStats, Lengths
 
 _BAR = 40
@@ -67,3 +68,18 @@ def _histogram(lengths: Lengths) -> Table:
     for bound, number in lengths.histogram.items():
         table.add_row(f"{bound:,}", f"{number:,}", "#" * max(1, round(_BAR * number / most)))
     return table
+
+
+def print_prompt(
+    fingerprint: str, prompt: PromptRow | None, answers: Sequence[TeacherAnswer]
+) -> None:
+    console = Console()
+    console.rule(f"prompt {fingerprint}")
+    if prompt is not None:
+        for message in prompt.messages:
+            console.print(Text(f"[{message['role']}]", style="dim"))
+            console.print(Text(str(message.get("content"))))
+    for number, answer in enumerate(answers, start=1):
+        tokens = "" if answer.completion_tokens is None else f", {answer.completion_tokens} tokens"
+        console.rule(f"answer {number}: {answer.status}, {answer.model}{tokens}", style="dim")
+        console.print(Text(answer.text.encode("utf-8", "replace").decode()))

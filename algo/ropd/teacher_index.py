@@ -141,15 +141,7 @@ class TeacherIndex:
     def open(cls, path: str | os.PathLike[str]) -> Self:
         """Open the index at `path`. Raises `TeacherIndexError` (missing, damaged, not an index)."""
         path = Path(path)
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise TeacherIndexError(
-                f"no teacher index at {path}: build one with "
-                f"`ropd teacher build --data FILE.parquet --out {path} ...`"
-            ) from None
-        except OSError as error:
-            raise TeacherIndexError(f"teacher index {path}: {error.strerror}") from None
+        descriptor = open_for_reading(path)
         try:
             header, header_end = read_header(path, descriptor)
             table = current_table(path, descriptor, header_end)
@@ -214,6 +206,19 @@ class TeacherIndex:
             raise damaged(self.path, self._descriptor, row.offset, str(error)) from None
 
 
+def open_for_reading(path: Path) -> int:
+    """A file descriptor; raises `TeacherIndexError` when there is no such file or no access."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise TeacherIndexError(
+            f"no teacher index at {path}: build one with "
+            f"`ropd teacher build --data FILE.parquet --out {path} ...`"
+        ) from None
+    except OSError as error:
+        raise TeacherIndexError(f"teacher index {path}: {error.strerror}") from None
+
+
 def encode_answer(answer: TeacherAnswer) -> dict[str, Any]:
     """The stored form of an answer; fields that say nothing are left out."""
     record: dict[str, Any] = {
@@ -250,6 +255,27 @@ def decode_answer(record: dict[str, Any]) -> TeacherAnswer:
         raise BrokenLine(f"no status, or an unknown one: {error}") from None
     except TypeError as error:
         raise BrokenLine(f"keys that do not fit: {error}") from None
+
+
+def teachers_of(answers: Iterable[TeacherAnswer]) -> tuple[Teacher, ...]:
+    """The teachers of answers without a header, as far as the answers themselves tell."""
+    return distinct(
+        Teacher(
+            model=answer.model,
+            temperature=answer.sampling.get("temperature"),
+            top_p=answer.sampling.get("top_p"),
+            reasoning_effort=answer.sampling.get("reasoning_effort"),
+        )
+        for answer in answers
+    )
+
+
+def distinct(teachers: Iterable[Teacher]) -> tuple[Teacher, ...]:
+    found: list[Teacher] = []
+    for teacher in teachers:
+        if teacher not in found:
+            found.append(teacher)
+    return tuple(found)
 
 
 def encode_header(header: Header) -> dict[str, Any]:

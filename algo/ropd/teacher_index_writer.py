@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -115,6 +116,18 @@ class TeacherIndexWriter:
         self.close()
 
 
+@contextmanager
+def locked_file(path: Path) -> Iterator[int]:
+    """The existing index file at `path`, under the writer's lock; raises `TeacherIndexError`."""
+    if not path.exists():
+        raise TeacherIndexError(f"no teacher index at {path}")
+    descriptor = _open_locked(path)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def _open_locked(path: Path) -> int:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,6 +147,9 @@ def _open_locked(path: Path) -> int:
             f"cannot lock teacher index {path}: {error.strerror}; "
             "put it on a file system with file locks"
         ) from None
+    if not os.path.samestat(os.fstat(descriptor), os.stat(path)):
+        os.close(descriptor)  # a repair put another file there before the lock was taken
+        return _open_locked(path)
     return descriptor
 
 
