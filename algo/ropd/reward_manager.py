@@ -11,6 +11,7 @@ the counters.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +20,10 @@ from omegaconf import OmegaConf
 from verl import DataProto
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 
-from algo.ropd.errors import ConfigurationError, JudgeOutage
+from algo.ropd.errors import ConfigurationError, JudgeFailure
 from algo.ropd.ground_truth import grade
-from algo.ropd.pipeline import Group, build_pipeline
+from algo.ropd.group import Group
+from algo.ropd.pipeline import build_pipeline
 from algo.ropd.settings import RopdSettings
 
 GROUP_KEY = "ropd_group"
@@ -61,7 +63,7 @@ class RopdRewardManager(RewardManagerBase):
         node = OmegaConf.to_container(config.ropd, resolve=True)
         settings = RopdSettings.from_node(node)  # pyright: ignore[reportArgumentType]
         self._pipeline = build_pipeline(settings, os.environ)
-        self._outage: JudgeOutage | None = None
+        self._fatal: Exception | None = None
 
     async def run_single(self, data: DataProto) -> Any:
         """Answer one request of an agent loop worker.
@@ -71,22 +73,27 @@ class RopdRewardManager(RewardManagerBase):
             ``reward_score`` and ``reward_extra_info`` for a validation rollout.
 
         Raises:
-            JudgeFailure: this group cannot be judged.
-            JudgeOutage: no group can be judged any more.
+            JudgeFailure: this group cannot be judged, and is replaced.
+            Exception: anything else ends the run (`raise_if_ended`): an outage, a full disk under
+                the journal, a mistake in the code.
         """
         group = data.meta_info.get(GROUP_KEY)
-        return await self._score(group) if group is not None else self._grade(data)
+        if group is not None:
+            return await self._score(group)
+        # Off the event loop: a mathematical comparison must not hold up the judge's replies.
+        return await asyncio.to_thread(self._grade, data)
 
     async def _score(self, group: Group) -> list[RolloutScore]:
         try:
             scored = await self._pipeline.score_group(group)
-        except JudgeOutage as outage:
-            self._outage = outage
+        except JudgeFailure:
             raise
-        rules = scored.rules or [None] * len(scored.scores)
+        except Exception as error:
+            self._fatal = error
+            raise
         return [
             RolloutScore(score, _extra_info(judgement=scored.judgement_id, rule=rule or ""))
-            for score, rule in zip(scored.scores, rules, strict=True)
+            for score, rule in zip(scored.scores, scored.rules, strict=True)
         ]
 
     def _grade(self, data: DataProto) -> dict[str, Any]:
@@ -101,7 +108,7 @@ class RopdRewardManager(RewardManagerBase):
         """The pipeline's counters since the last call, under ``ropd/``."""
         return dict(self._pipeline.metrics())
 
-    def raise_on_outage(self) -> None:
-        """Raise the `JudgeOutage` that ended judging, if one did."""
-        if self._outage is not None:
-            raise self._outage
+    def raise_if_ended(self) -> None:
+        """Raise what made judging impossible for good, if anything did."""
+        if self._fatal is not None:
+            raise self._fatal

@@ -22,7 +22,7 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
 from algo.ropd.errors import JudgeOutage
-from algo.ropd.pipeline import Group, Rollout
+from algo.ropd.group import Group, Rollout
 from algo.ropd.reward_manager import GROUP_KEY, RolloutScore
 from ropd_verl.group_barrier import GroupBarrier, GroupFailed
 

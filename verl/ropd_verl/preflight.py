@@ -16,9 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from pyarrow import ArrowException
 
 from algo.ropd.errors import ConfigurationError, TeacherIndexError
-from algo.ropd.pipeline import build_pipeline
+from algo.ropd.preflight import check_judge
 from algo.ropd.settings import RopdSettings
-from algo.ropd.teacher_index import TeacherIndex, missing_answers
+from algo.ropd.teacher_coverage import require_answers
 from ropd_verl.config import absolute
 
 TRAIN_COLUMNS = ("prompt", "data_source")
@@ -42,8 +42,9 @@ def check(config: DictConfig, environ: Mapping[str, str]) -> None:
     if config.trainer.val_before_train or config.trainer.test_freq > 0:
         check_data(config.data.val_files, "data.val_files", VAL_COLUMNS)
     check_ray_cpus(config)
-    check_teacher_index(settings, train)
-    asyncio.run(_check_judge(settings, environ))
+    check_teacher_index(settings, train, config.data.prompt_key)
+    for line in asyncio.run(check_judge(settings.judge, environ)):
+        print(line)
 
 
 def ropd_settings(config: DictConfig) -> RopdSettings:
@@ -116,25 +117,20 @@ def check_ray_cpus(config: DictConfig) -> None:
         )
 
 
-def check_teacher_index(settings: RopdSettings, train_files: list[Path]) -> None:
+def check_teacher_index(
+    settings: RopdSettings, train_files: list[Path], prompt_key: str = "prompt"
+) -> None:
     """The index holds m usable answers for every training prompt."""
     if settings.teacher_index is None:
         raise ConfigurationError(
             "ropd.teacher_index is not set: build one with `ropd teacher build` and give its path"
         )
     try:
-        with TeacherIndex.open(absolute(settings.teacher_index)) as index:
-            missing_answers(index, train_files, settings.teacher_answers)
+        require_answers(
+            absolute(settings.teacher_index), train_files, settings.teacher_answers, prompt_key
+        )
     except TeacherIndexError as error:
         raise ConfigurationError(f"ropd.teacher_index: {_one_line(error)}") from None
-
-
-async def _check_judge(settings: RopdSettings, environ: Mapping[str, str]) -> None:
-    pipeline = build_pipeline(settings, environ)
-    try:
-        await pipeline.check()
-    finally:
-        await pipeline.aclose()
 
 
 def _one_line(error: Exception) -> str:

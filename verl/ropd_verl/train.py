@@ -53,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigurationError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RopdError as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
         return 130
@@ -206,7 +209,8 @@ def _why_it_stopped(failure: BaseException, run: RunDirectory, command: str) -> 
     """One line: what happened, what is saved, how to go on."""
     message = " ".join(str(failure).split())
     if not isinstance(failure, RopdError):
-        message = f"{type(failure).__name__}: {message[:300]} (see {run.path / 'logs'})"
+        last = str(failure).strip().splitlines()[-1:]  # Ray puts the remote stack trace first
+        message = f"{type(failure).__name__}: {''.join(last)[:300]} (see {run.path / 'logs'})"
     step = run.last_checkpoint()
     saved = "no checkpoint yet" if step is None else f"checkpoint of step {step} is saved"
     mend = "mend the endpoint, then " if isinstance(failure, JudgeOutage) else ""

@@ -1,8 +1,8 @@
 """What ROPD adds to verl's trainers, whichever mode they run in.
 
 - the counters of the judge pipeline join each step's metrics under ``ropd/``;
-- a judge outage ends the run with a checkpoint of the last complete step, positioned so that
-  a restart repeats the interrupted step;
+- a judge outage (or whatever else makes judging impossible) ends the run with a checkpoint of
+  the last complete step, positioned so that a restart repeats the interrupted step;
 - every mode of verl gets this by its usual name (``trainer.v1.trainer_mode``).
 """
 
@@ -18,12 +18,19 @@ import torch
 from verl.trainer.main_ppo import TaskRunnerV1
 from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY, PPOTrainer
 
-from algo.ropd.errors import JudgeOutage
+from algo.ropd.errors import RopdError
 
 STARTED_AT_VARIABLE = "ROPD_STARTED_AT"
 """Seconds since the epoch at which `training/train.sh` was called."""
 
+# A step that had to replace so many times its batch will not come to an end by replacing more.
+_MOST_REPLACED = 4
+
 _TaskRunner: type = TaskRunnerV1.__ray_metadata__.modified_class  # pyright: ignore
+
+
+class GroupsKeepFailing(RopdError):
+    """A step replaced failed groups over and over."""
 
 
 class _WithJudge:
@@ -35,13 +42,15 @@ class _WithJudge:
     train_dataloader: Any
     reward_loop_manager: Any
     _position: Any = None
+    _replaced: int = 0
 
     def step(self, metrics: dict, timing_raw: dict) -> Any:
         """One training step, with the judge's counters; see the module for an outage."""
         self._position = self.train_dataloader.state_dict()
+        self._replaced = 0
         try:
             batch = super().step(metrics, timing_raw)  # pyright: ignore
-        except JudgeOutage:
+        except RopdError:
             self._save_last_complete_step()
             raise
         metrics.update(self._ask_judges("metrics"))
@@ -49,12 +58,20 @@ class _WithJudge:
         return batch
 
     def _add_prompts_to_generate(self, num_prompts: int) -> int:
-        """Replace failed groups, unless it is the judge as a whole that fails.
+        """Replace failed groups, unless replacing cannot help.
 
         verl's replay buffer calls this for every group it evicts, so an outage ends the run
         here instead of going through the whole data set.
         """
-        self._ask_judges("raise_on_outage")
+        self._ask_judges("raise_if_ended")
+        self._replaced += num_prompts
+        batch_size = self.config.data.train_batch_size
+        # The asynchronous modes also come here to fill their window, before the first step.
+        if self._position is not None and self._replaced > _MOST_REPLACED * batch_size:
+            raise GroupsKeepFailing(
+                f"{self._replaced} groups failed in one step of {batch_size}; the run's log names "
+                "each group's cause"
+            )
         return super()._add_prompts_to_generate(num_prompts)  # pyright: ignore
 
     def _ask_judges(self, method: str) -> dict[str, float]:
@@ -67,8 +84,7 @@ class _WithJudge:
             try:
                 merged.update(ray.get(call, timeout=60) or {})
             except ray.exceptions.RayTaskError as error:
-                cause = error.cause
-                raise (cause if isinstance(cause, JudgeOutage) else error) from None
+                raise (error.cause if isinstance(error.cause, RopdError) else error) from None
         return merged
 
     def _save_last_complete_step(self) -> None:
@@ -96,7 +112,7 @@ class RopdTaskRunner(_TaskRunner):
     """verl's task runner; `verl.trainer.main_ppo.run_ppo` takes it as ``task_runner_class``."""
 
     def run(self, config: Any) -> None:
-        """Train. Raises what ended the run, a `JudgeOutage` included."""
+        """Train. Raises what ended the run."""
         mode = config.trainer.v1.trainer_mode
         # The registry refuses to give a name a second class, hence the direct entry.
         TRAINER_REGISTRY[mode] = _with_judge(TRAINER_REGISTRY[mode])

@@ -20,6 +20,8 @@ from typing import Any
 import ray
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
+from verl.utils.config import omega_conf_to_dataclass
+from verl.workers.config import HFModelConfig
 from verl.workers.rollout.base import BaseRollout
 from verl.workers.rollout.replica import RolloutReplica, TokenOutput
 
@@ -51,12 +53,12 @@ class TransformersServer:
 
     def __init__(self, rollout_config: Any, model_config: Any, replica_rank: int) -> None:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-        path = model_config.local_path or model_config.path
+        model: HFModelConfig = omega_conf_to_dataclass(model_config)
         self._model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch.float32, trust_remote_code=model_config.trust_remote_code
+            model.local_path, dtype=torch.float32, trust_remote_code=model.trust_remote_code
         ).eval()
         self._parameters = dict(self._model.named_parameters())
-        self._eos = _eos_token_ids(self._model.generation_config, model_config.tokenizer)
+        self._eos = _eos_token_ids(self._model.generation_config, model.tokenizer)
         self._response_length = rollout_config.response_length
         self._max_batch = rollout_config.max_num_seqs
         self._max_context = self._model.config.max_position_embeddings
