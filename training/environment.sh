@@ -82,7 +82,7 @@ ropd_unlock() { exec 9>&-; }
 ropd_find_uv() {
   local candidate own=$ROPD_ROOT/.cache/uv
   for candidate in uv "$own/bin/uv"; do
-    if "$candidate" venv --help 2>/dev/null | grep -q -e '--clear'; then
+    if [[ $("$candidate" venv --help 2>/dev/null) == *--clear* ]]; then
       ROPD_UV=$candidate
       return
     fi
@@ -213,6 +213,7 @@ ropd_setup() {
     gpu) venv=${ROPD_VENV:-$ROPD_ROOT/.venv-gpu} ;;
     *) ropd_die "ROPD_EXTRA is '$profile': set it to cpu or gpu" ;;
   esac
+  [[ $venv == /* ]] || venv=$PWD/$venv
   wanted=$(printf '%s\n' "$profile in $ROPD_ROOT" && cat -- "$ROPD_ROOT/pyproject.toml" \
     "$ROPD_ROOT/constraints/$profile.txt")
   ropd_ensure "$venv" "$wanted" "ropd_install_$profile"

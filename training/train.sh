@@ -26,7 +26,7 @@ config_name() {
   printf '%s\n' "$name"
 }
 
-has_gpu() { nvidia-smi -L 2>/dev/null | grep -q '^GPU '; }
+has_gpu() { [[ $(nvidia-smi -L 2>/dev/null) == *'GPU '[0-9]*:* ]]; }
 
 if [[ -n ${ROPD_EXTRA:-} ]]; then
   extra=$ROPD_EXTRA
