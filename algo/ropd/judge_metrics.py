@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from math import sqrt
 from statistics import fmean
 from typing import Final
@@ -20,6 +21,7 @@ from algo.ropd.group import Group, Rule, ScoredGroup
 
 TIE: Final = 1e-9
 """Rewards of a group that differ by less teach nothing."""
+_MOST_CATEGORIES: Final = 8
 
 
 def group_metrics(group: Group, scored: ScoredGroup, teacher_answers: int) -> dict[str, float]:
@@ -86,11 +88,16 @@ class Tally:
             "groups_failed": float(self._failures.total()),
             **{f"failed/{kind.value}": float(self._failures[kind]) for kind in FailureKind},
             **{name: _mean(self._figures[name]) for name in self._AVERAGED if self._figures[name]},
-            **{f"pass_rate/{name}": _mean(values) for name, values in self._passes.items()},
+            **{f"pass_rate/{name}": _mean(values) for name, values in self._most_used()},
             **{f"judge/{name}": value for name, value in self._judge_figures(engine).items()},
         }
         self._clear()
         return {f"ropd/{name}": value for name, value in metrics.items()}
+
+    def _most_used(self) -> list[tuple[str, list[bool]]]:
+        """The categories with most decisions: a rubric may name any, a tracker has few rows."""
+        by_size = sorted(self._passes.items(), key=lambda entry: -len(entry[1]))
+        return by_size[:_MOST_CATEGORIES]
 
     def _judge_figures(self, engine: Mapping[str, float]) -> dict[str, float]:
         figures = dict(engine)
@@ -123,7 +130,7 @@ class Tally:
         self._judged = 0
         self._failures: Counter[FailureKind] = Counter()
         self._figures: defaultdict[str, list[float]] = defaultdict(list)
-        self._passes: defaultdict[str, list[float]] = defaultdict(list)
+        self._passes: defaultdict[str, list[bool]] = defaultdict(list)
         self._seconds: list[float] = []
         self._latencies: defaultdict[str, list[float]] = defaultdict(list)
         names = ("tokens_in", "tokens_cached", "tokens_out", "cost", "cut_characters")
@@ -146,5 +153,6 @@ def _spread(values: Sequence[float]) -> float:
     return sqrt(fmean((value - mean) ** 2 for value in values))
 
 
+@lru_cache(maxsize=1024)
 def _slug(category: str) -> str:
     return re.sub(r"\W+", "_", category.lower()).strip("_") or "none"

@@ -32,11 +32,20 @@ from algo.ropd.rubric import Rubric
 SHIPPED: Final = Path(__file__).resolve().parents[2] / "prompts"
 
 _PLACEHOLDER: Final = re.compile(r"\{\{(\w+)\}\}")
+_TAGS: Final = ("s", "bos", "eos", "pad", "unk", "think", "start_of_turn", "end_of_turn")
+_BRACKETS: Final = ("INST", "SYSTEM_PROMPT", "AVAILABLE_TOOLS", "TOOL_CALLS", "TOOL_RESULTS")
 _CONTROL_TOKEN: Final = re.compile(
     r"<(?=\|[^|<>\n]{1,64}\|>|\uff5c[^\uff5c<>\n]{1,64}\uff5c>"
-    r"|/?(?:s|bos|eos|pad|unk|think|start_of_turn|end_of_turn)>)"
-    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\])"
+    rf"|/?(?:{'|'.join(_TAGS)})>)"
+    rf"|\[(?=/?(?:{'|'.join(_BRACKETS)})\])"
 )
+_MARKS: Final = (
+    "|>",
+    "\uff5c>",
+    *(f"{tag}>" for tag in _TAGS),
+    *(f"{bracket}]" for bracket in _BRACKETS),
+)
+"""One of these is in every text that holds a control token; looking for them is much cheaper."""
 _LONE_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 
 
@@ -97,8 +106,11 @@ def load_verifier_template(path: Path | None) -> PromptTemplate:
 
 def inert(text: str) -> str:
     """`text` with control tokens of chat templates broken up and lone surrogates replaced."""
-    text = _LONE_SURROGATE.sub("\ufffd", text)
-    return _CONTROL_TOKEN.sub(lambda match: match.group() + " ", text)
+    if not text.isascii():
+        text = _LONE_SURROGATE.sub("\ufffd", text)
+    if any(mark in text for mark in _MARKS):
+        text = _CONTROL_TOKEN.sub(lambda match: match.group() + " ", text)
+    return text
 
 
 def draw_nonce(texts: Iterable[str]) -> str:

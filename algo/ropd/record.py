@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any, Final
@@ -121,7 +121,7 @@ def _role(endpoint: Endpoint) -> dict[str, Any]:
 def _call(exchange: Exchange) -> dict[str, Any]:
     if exchange.reply is None:
         return {"stage": exchange.stage, "fault": exchange.fault}
-    reply = asdict(exchange.reply)
+    reply = dict(vars(exchange.reply))
     raw = reply.pop("text")
     return {
         "stage": exchange.stage,
