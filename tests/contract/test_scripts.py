@@ -312,6 +312,14 @@ def test_a_folder_that_is_no_environment_is_never_cleared(checkout: Checkout) ->
     assert "--clear" not in uv_calls(checkout)[0].split()
 
 
+def test_relative_environment_folder_is_the_callers(checkout: Checkout) -> None:
+    checkout.stub("uv", FAKE_UV)
+    done = checkout.run("training/train.sh", ROPD_EXTRA="cpu", ROPD_VENV="mine")
+    assert done.returncode == 0, done.stderr
+    assert (checkout.elsewhere / "mine/.ropd-setup").exists()
+    assert f"--python {checkout.elsewhere}/mine/bin/python" in uv_calls(checkout)[-1]
+
+
 def test_sigterm_during_setup_ends_the_installation(checkout: Checkout) -> None:
     installing = checkout.elsewhere / "installing"
     checkout.stub(
