@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from algo.cli import replay, teacher
+from algo.cli import data, replay, teacher
 from algo.ropd.errors import RopdError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(data.app, name="data")
 app.add_typer(teacher.app, name="teacher")
 app.command()(replay.replay)
 
