@@ -72,8 +72,10 @@ def check_model(path: str) -> None:
         )
 
 
-def check_data(files: str | Iterable[str], key: str, columns: Iterable[str]) -> list[Path]:
+def check_data(files: str | Iterable[str] | None, key: str, columns: Iterable[str]) -> list[Path]:
     """Every file is there, is parquet, has rows and the columns that verl reads."""
+    if files is None:
+        raise ConfigurationError(f"{key} is not set: name a parquet file, or a list of them")
     paths = [absolute(f) for f in ([files] if isinstance(files, str) else files)]
     for path in paths:
         if not path.is_file():

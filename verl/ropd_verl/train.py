@@ -173,7 +173,8 @@ def _prepare_process(config: DictConfig, metrics: Path) -> None:
     if config.trainer.device == "cpu":
         ranks = config.trainer.n_gpus_per_node
         variables["VERL_PLATFORM"] = "cpu"
-        variables["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // ranks))
+        threads = str(max(1, (os.cpu_count() or 1) // ranks))
+        variables |= {"OMP_NUM_THREADS": threads, "TQ_NUM_THREADS": threads}
         variables["HF_HUB_OFFLINE"] = os.environ.get("HF_HUB_OFFLINE", "1")
     os.environ.update(variables)
     with open_dict(config):

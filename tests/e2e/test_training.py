@@ -1,0 +1,146 @@
+"""The real trainer: verl, Ray, FSDP2, the HTTP judge and the teacher index, for a few steps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from algo.ropd.journal import read_records
+from algo.ropd.replay import replay
+from tests.e2e.conftest import Start, Started
+
+# A fifth of all calls fails and is retried; one group meets a refusal, which is not.
+IMPAIRED = (
+    "example.judge.faults=[{kind:http_500,fraction:0.2},"
+    "{kind:refusal,role:rubricator,schedule:[5]}]",
+    "+ropd.judge.limits.retries.refusal=0",
+    "+ropd.judge.limits.backoff_s=0.05",
+)
+
+
+@pytest.fixture(scope="module")
+def rollouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("rollouts")
+
+
+def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
+    file = run / f"checkpoints/global_step_{step}/actor/model_world_size_1_rank_0.pt"
+    state: dict[str, Any] = torch.load(file, weights_only=False)
+    return {k: v.to_local() if hasattr(v, "to_local") else v for k, v in state.items()}
+
+
+def trained_rows(folder: Path, step: int) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / f"{step}.jsonl").read_text().splitlines()]
+
+
+def assert_clean_end(started: Started) -> None:
+    assert started.wait() == 0, started.output.read_text()
+    assert started.left_behind() == []
+    assert "Traceback" not in started.log
+    assert "Traceback" not in started.output.read_text()
+    assert started.lines[-1] == str(started.run / "summary.json")
+
+
+def test_three_steps_with_a_failing_judge(start: Start, rollouts: Path, example_dir: Path) -> None:
+    started = start(
+        "trainer.total_training_steps=3",
+        "trainer.val_before_train=True",
+        f"+trainer.rollout_data_dir={rollouts}",
+        *IMPAIRED,
+    )
+    assert_clean_end(started)
+    records = list(read_records(started.run / "journal"))
+    judged = {r.uid: r for r in replay(started.run / "journal")}
+    failed = [r for r in records if r["status"] == "failed"]
+
+    # The planted failure has no score, trained nowhere, and was replaced and counted.
+    assert [r["failure"]["kind"] for r in failed] == ["refusal"]
+    assert "scores" not in failed[0]
+    rows = {step: trained_rows(rollouts, step) for step in (1, 2, 3)}
+    assert all(len(batch) == 4 * 4 for batch in rows.values())
+    trained_uids = {row["uid"].split("_")[0] for batch in rows.values() for row in batch}
+    assert failed[0]["uid"] not in trained_uids
+    assert trained_uids == judged.keys()
+    evicted = "training/rollout_failure/evicted_samples"
+    assert sum(data.get(evicted, 0) for data in started.steps.values()) == 1
+    assert started.summary["groups_failed"] == 1
+    assert started.summary["groups_judged"] == len(judged) == 12
+    assert sum(d.get("ropd/judge/retries/transport", 0) for d in started.steps.values()) > 0
+
+    # Every reward that trained is the one the journal's booleans give.
+    for batch in rows.values():
+        for row in batch:
+            uid, session, _ = row["uid"].split("_")
+            assert judged[uid].exact
+            assert np.float32(row["score"]) == np.float32(judged[uid].scores[int(session)])
+    assert len({row["score"] for batch in rows.values() for row in batch}) > 2
+
+    # Validation was graded and never journaled; the weights moved at every step.
+    assert started.summary["accuracy_before"] is not None
+    assert all(r["step"] >= 1 for r in records)
+    initial = load_file(example_dir / "student" / "model.safetensors")
+    before = {k: v for k, v in weights(started.run, 1).items() if k in initial}
+    after = weights(started.run, 3)
+    assert any(not torch.equal(v, initial[k]) for k, v in before.items())
+    assert any(not torch.equal(v, after[k]) for k, v in before.items())
+    assert (started.run / "curves.png").is_file()
+
+
+def test_a_killed_run_resumes_from_its_checkpoint(start: Start) -> None:
+    first = start("trainer.total_training_steps=4")
+    checkpoint = "checkpoints/latest_checkpointed_iteration.txt"
+    first.until(lambda: list(first.root.glob(f"001/{checkpoint}")))
+    first.kill()
+    resumed_at = int((first.run / checkpoint).read_text())
+
+    second = start("trainer.total_training_steps=4")
+    assert_clean_end(second)
+    assert second.run.name == "001"
+    assert f"continues at step {resumed_at}" in second.output.read_text()
+    assert second.summary["steps"] == 4
+    records = list(read_records(second.run / "journal"))
+    assert len({r["judgement_id"] for r in records}) == len(records)
+    assert len({r["uid"] for r in records}) == len(records)
+    assert {r["step"] for r in records} == {1, 2, 3, 4}
+    assert all(r.exact for r in replay(second.run / "journal"))
+
+
+def test_a_dead_judge_stops_the_run_and_the_run_resumes(start: Start) -> None:
+    first = start("trainer.total_training_steps=40", "ropd.judge.limits.outage_s=5")
+    first.until(lambda: 2 in (first.steps if first.root.glob("001/metrics/*") else {}))
+    [judge] = [p for p in first.alive() if "examples.arithmetic.judge" in " ".join(p.cmdline())]
+    judge.kill()
+    assert first.wait(180) == 1
+    assert first.left_behind() == []
+    last = first.lines[-1]
+    assert "http://127.0.0.1:" in last
+    assert "resume with: bash training/train.sh" in last
+    assert "judge outage" in last
+    marker = first.run / "checkpoints/latest_checkpointed_iteration.txt"
+    assert int(marker.read_text()) == max(first.steps)
+    assert all("scores" not in r for r in read_records(first.run / "journal") if "failure" in r)
+
+    second = start("trainer.total_training_steps=40", "ropd.judge.limits.outage_s=5")
+    second.until(lambda: max(second.steps, default=0) > int(marker.read_text()))
+    assert second.run.name == "001"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("trainer.n_gpus_per_node=2",),
+        ("trainer.v1.trainer_mode=colocate_async",),
+    ],
+    ids=["two ranks", "colocate_async"],
+)
+def test_other_ways_to_train(start: Start, overrides: tuple[str, ...]) -> None:
+    started = start("trainer.total_training_steps=3", *overrides)
+    assert_clean_end(started)
+    assert started.summary["steps"] == 3
+    assert all(r.exact for r in replay(started.run / "journal"))
