@@ -218,6 +218,10 @@ class Verifier:
         self.template = template
         self._budget = budget
 
+    @property
+    def endpoint(self) -> Endpoint:
+        return self._judge.endpoint
+
     async def judge(
         self,
         question: str,

@@ -24,7 +24,7 @@ _REFUSAL: Final = re.compile(
 
 
 class NoJson(ValueError):
-    """The reply holds no JSON object; the message is written for the model that wrote it."""
+    """The reply holds no usable JSON; the message is written for the model that wrote it."""
 
 
 def after_thinking(text: str) -> str:
@@ -35,15 +35,15 @@ def after_thinking(text: str) -> str:
 def extract_object(text: str, schema_version: str) -> dict[str, Any]:
     """The object of `schema_version` in `text`.
 
-    Raises `NoJson` when there is no JSON object at all, `InvalidReply` when none has this
-    `schema_version` or when two different ones have it.
+    Raises `NoJson` when no complete JSON object names a schema, `InvalidReply` when none names
+    this one or when two that differ do.
     """
-    objects = list(_objects(after_thinking(text)))
+    objects = [found for found in _objects(after_thinking(text)) if "schema_version" in found]
     if not objects:
-        raise NoJson("it holds no complete JSON object")
-    matching = [found for found in objects if found.get("schema_version") == schema_version]
+        raise NoJson('it holds no complete JSON object with a "schema_version"')
+    matching = [found for found in objects if found["schema_version"] == schema_version]
     if not matching:
-        found = objects[-1].get("schema_version")
+        found = objects[-1]["schema_version"]
         raise InvalidReply(f'"schema_version" is {found!r}; it must be "{schema_version}"')
     if any(found != matching[0] for found in matching):
         raise InvalidReply("it holds several JSON objects that differ; give exactly one")

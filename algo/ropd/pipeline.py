@@ -29,6 +29,7 @@ from algo.ropd.journal import Journal
 from algo.ropd.judge_metrics import group_metrics
 from algo.ropd.ledger import Ledger
 from algo.ropd.preflight import check_endpoint
+from algo.ropd.probes import Prober
 from algo.ropd.prompts import load_rubricator_template, load_verifier_template, question_text
 from algo.ropd.record import Judgement, Setup
 from algo.ropd.scheduler import RequestScheduler
@@ -68,6 +69,7 @@ class Pipeline:
         self._scheduler = scheduler
         self._roles = roles
         self._gate = QualityGate(settings.gate, settings.judge.limits.outage_s)
+        self._prober = Prober(settings.probes, verifier, settings.verification.seed)
 
     async def score_group(self, group: Group) -> ScoredGroup:
         """Judge one group: `scores[i]` in [0, 1] for each of its n rollouts, in their order.
@@ -80,6 +82,7 @@ class Pipeline:
                 group, prompt_fingerprint(group.messages), question_text(group.messages)
             )
             try:
+                await self._prober.visit(group.step)
                 scored = await self._judge(judgement)
             except (JudgeFailure, JudgeOutage) as failure:
                 await self._ledger.failed(judgement, failure)
@@ -136,9 +139,7 @@ class Pipeline:
 
     def _what_now(self, failure: JudgeFailure | JudgeOutage) -> JudgeFailure | JudgeOutage:
         """The failure itself, or the outage it adds up to with those before it."""
-        if isinstance(failure, JudgeOutage):
-            return failure
-        outage = self._gate.group_failed(failure)
+        outage = failure if isinstance(failure, JudgeOutage) else self._gate.group_failed(failure)
         if outage is None:
             return failure
         self._scheduler.stop(outage)
@@ -153,7 +154,8 @@ class Pipeline:
 
     def metrics(self) -> dict[str, float]:
         """What happened since the last call, under names that begin with `ropd/`."""
-        return self._ledger.drain_metrics(self._scheduler.drain_counters())
+        figures = self._ledger.drain_metrics(self._scheduler.drain_counters())
+        return figures | self._prober.drain_metrics()
 
     async def aclose(self) -> None:
         await self._scheduler.aclose()

@@ -8,6 +8,7 @@ must score, whatever the order, the chunking, the retries and the faults were.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import random
@@ -40,6 +41,7 @@ FAULTS = (
     "503",
     "reset",
     "hang",
+    "drip",
     "half_body",
     "truncated_json",
     "wrong_schema",
@@ -156,6 +158,13 @@ class FakeJudge:
             return web.Response()
         if fault == "hang":
             await asyncio.sleep(3600)
+        if fault == "drip":
+            response = web.StreamResponse()
+            await response.prepare(request)
+            with contextlib.suppress(ConnectionError):
+                while True:
+                    await response.write(b" ")
+                    await asyncio.sleep(0.02)
         if fault == "half_body":
             response = web.StreamResponse(headers={"Content-Length": "4000"})
             await response.prepare(request)
