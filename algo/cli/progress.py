@@ -1,4 +1,4 @@
-"""The progress bar of a teacher build."""
+"""The progress bar of a teacher build, and what ends one early."""
 
 from __future__ import annotations
 
@@ -9,36 +9,57 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from algo.ropd.teacher_builder import BuildReport
+from algo.ropd.teacher_cost import Budget, cost
 from algo.ropd.teacher_index import AnswerStatus
 
 
 class BuildProgress:
-    """Shows answers stored, rate, tokens and failures on stderr; a `Watch` that never says stop."""
+    """Shows rate, tokens and cost on stderr; ends the build at its budget, or when told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._stopped = ""
         self._bar = Progress(
             TextColumn("answers"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]} {task.fields[note]}"),
+            TextColumn("{task.fields[note]}"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
-        self._task = self._bar.add_task("build", total=None, rate="", note="")
+        self._task = self._bar.add_task("build", total=None, note="")
+
+    def stop(self, reason: str) -> None:
+        """Send no further request; those in flight are waited for and stored."""
+        self._stopped = reason
+        self._bar.console.print(reason)
 
     def update(self, report: BuildReport) -> None:
-        speed = self._bar.tasks[0].speed
-        failed = report.failures.total()
         self._bar.update(
             self._task,
             total=report.wanted,
             completed=report.stored[AnswerStatus.USABLE],
-            rate=f"{speed:.1f}/s" if speed else "",
-            note=f"{report.completion_tokens:,} tokens" + (f", {failed} failed" if failed else ""),
+            note=", ".join(self._notes(report)),
         )
 
     def may_ask(self, report: BuildReport, in_flight: int) -> bool:
-        return True
+        if not self._stopped and not self._budget.allows(report, in_flight):
+            self.stop("the budget is used up")
+        report.stopped = self._stopped
+        return not self._stopped
+
+    def _notes(self, report: BuildReport) -> list[str]:
+        notes = [f"{report.completion_tokens:,} tokens"]
+        if speed := self._bar.tasks[0].speed:
+            notes.insert(0, f"{speed:.1f}/s")
+        prices = self._budget.prices
+        spent = cost(prices, report.prompt_tokens, report.completion_tokens)
+        usable = report.stored[AnswerStatus.USABLE]
+        if spent and usable:
+            notes.append(f"cost {spent:,.2f} of about {spent * report.wanted / usable:,.2f}")
+        if failed := report.failures.total():
+            notes.append(f"{failed} failed")
+        return notes
 
     def __enter__(self) -> Self:
         self._bar.start()

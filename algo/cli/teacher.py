@@ -2,135 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from algo.ropd.endpoint import Endpoint
-    from algo.ropd.teacher_builder import BuildReport, Order, Wanted
-    from algo.ropd.teacher_index_writer import TeacherIndexWriter
+from algo.cli.teacher_build import build
 
 app = typer.Typer(help="Build and look after an index of teacher answers.", no_args_is_help=True)
 
-DataFiles = Annotated[
-    list[Path], typer.Option("--data", help="Prompt file (parquet or JSON lines); repeatable.")
-]
 IndexPath = Annotated[Path, typer.Argument(metavar="INDEX", help="The index file.")]
 
 
-@app.command()
-def build(
-    data: DataFiles,
-    out: Annotated[Path, typer.Option(help="Index file; continued if it exists.")],
-    model: Annotated[str, typer.Option(envvar="ROPD_TEACHER_MODEL", help="The teacher's name.")],
-    answers: Annotated[int, typer.Option(min=1, help="Usable answers a prompt (m).")] = 4,
-    base_url: Annotated[
-        str, typer.Option(envvar="OPENAI_BASE_URL", help="OpenAI-compatible endpoint, with /v1.")
-    ] = "https://api.openai.com/v1",
-    api_key_env: Annotated[
-        str | None, typer.Option(help="Name of the variable that holds the key, if one is needed.")
-    ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 64,
-    temperature: Annotated[float | None, typer.Option(min=0.0)] = None,
-    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, thinking too.")] = 8192,
-    reasoning_effort: Annotated[str | None, typer.Option()] = None,
-    system: Annotated[
-        str | None, typer.Option(help="System message for the teacher, in place of the prompt's.")
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Send seed + k with the k-th attempt at a prompt.")
-    ] = None,
-    timeout: Annotated[float, typer.Option(min=1.0, help="Seconds for one request.")] = 600.0,
-    outage: Annotated[
-        float, typer.Option(min=1.0, help="Stop when the endpoint is down for so many seconds.")
-    ] = 300.0,
-    retries: Annotated[
-        int, typer.Option(min=0, help="Truncated, refused or empty answers a prompt may collect.")
-    ] = 2,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Only the first so many prompts.")
-    ] = None,
-) -> None:
-    """Give every prompt its answers; run again after any interruption to go on."""
-    from itertools import islice
-
-    from algo.data.prompt_file import distinct_prompts
-    from algo.openai_env import resolve_role
-    from algo.ropd.settings import RoleSettings
-    from algo.ropd.teacher_builder import Order, lacking, teacher_of
-    from algo.ropd.teacher_index import TeacherIndex
-    from algo.ropd.teacher_index_writer import TeacherIndexWriter
-
-    settings = RoleSettings(
-        model=model,
-        base_url=base_url,
-        api_key_env=api_key_env,
-        temperature=temperature,
-        top_p=top_p,
-        max_tokens=max_tokens,
-        reasoning_effort=reasoning_effort,
-        timeout_s=timeout,
-    )
-    endpoint = resolve_role("teacher", settings, os.environ, prefix="teacher").endpoint
-    order = Order(answers, concurrency, retries=retries, seed=seed, system=system)
-    prompts = list(islice(distinct_prompts(data).values(), limit))
-    provenance = {"data": [str(file) for file in data], "base_url": base_url}
-    with TeacherIndexWriter.open(out, teacher_of(endpoint, order), provenance) as writer:
-        with TeacherIndex.open(out) as index:
-            wanted = list(lacking(index, prompts, order, max_tokens))
-        typer.echo(f"{len(prompts)} prompts, {len(wanted)} of them lack answers")
-        report = asyncio.run(_build(wanted, order, endpoint, writer, timeout, outage))
-    _conclude(report, order)
-
-
-async def _build(
-    wanted: list[Wanted],
-    order: Order,
-    endpoint: Endpoint,
-    writer: TeacherIndexWriter,
-    timeout_s: float,
-    outage_s: float,
-) -> BuildReport:
-    from algo.cli.progress import BuildProgress
-    from algo.ropd.scheduler import RequestScheduler
-    from algo.ropd.settings import LimitsSettings
-    from algo.ropd.teacher_builder import build as build_index
-
-    limits = LimitsSettings(
-        concurrency=order.concurrency,
-        max_concurrency=order.concurrency,
-        stage_deadline_s=4 * timeout_s,
-        outage_s=outage_s,
-    )
-    async with RequestScheduler(limits) as scheduler:
-        with BuildProgress() as progress:
-            return await build_index(wanted, order, endpoint, scheduler, writer, progress)
-
-
-def _conclude(report: BuildReport, order: Order) -> None:
-    stored = ", ".join(f"{number} {status}" for status, number in report.stored.items())
-    typer.echo(f"stored: {stored or 'nothing, none was missing'}")
-    if not report.missing:
-        return
-    reasons = [f"{number} requests failed ({kind})" for kind, number in report.failures.items()]
-    if report.given_up:
-        reasons.append(
-            f"{report.given_up} prompts gave more than {order.retries} truncated, refused or empty "
-            "answers: raise --max-tokens or --retries, or leave them out of the data"
-        )
-    typer.echo(
-        f"{report.missing} answers are missing: {'; '.join(reasons) or 'stopped early'}; "
-        "run the same command again to ask for them",
-        err=True,
-    )
-    if report.last_failure:
-        typer.echo(f"last failure: {report.last_failure}", err=True)
-    raise typer.Exit(1)
+app.command()(build)
 
 
 @app.command()

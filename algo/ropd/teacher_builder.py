@@ -76,10 +76,17 @@ class BuildReport:
     failures: Counter[str] = field(default_factory=Counter)
     """Requests that brought no answer, by kind."""
     last_failure: str = ""
+    stopped: str = ""
+    """Why the build ended early, if it did."""
     given_up: int = 0
     """Prompts that have collected all the rejected answers they may."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    largest_prompt: int = 0
+    largest_completion: int = 0
+    """Tokens of the largest single prompt and reply."""
+    without_usage: int = 0
+    """Replies whose tokens the endpoint did not report."""
 
     @property
     def missing(self) -> int:
@@ -87,8 +94,14 @@ class BuildReport:
 
     def count(self, answer: TeacherAnswer) -> None:
         self.stored[answer.status] += 1
-        self.prompt_tokens += answer.prompt_tokens or 0
-        self.completion_tokens += answer.completion_tokens or 0
+        prompt, completion = answer.prompt_tokens, answer.completion_tokens
+        if prompt is None or completion is None:
+            self.without_usage += 1
+            return
+        self.prompt_tokens += prompt
+        self.completion_tokens += completion
+        self.largest_prompt = max(self.largest_prompt, prompt)
+        self.largest_completion = max(self.largest_completion, completion)
 
 
 class Watch(Protocol):

@@ -22,7 +22,12 @@ Answer = Callable[[dict[str, Any], int], "tuple[str, str]"]
 class TeacherEndpoint:
     """Counts what it is asked, by the text of the last message."""
 
-    def __init__(self, answer: Answer | None = None, latency_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        answer: Answer | None = None,
+        latency_s: float = 0.0,
+        usage: tuple[int, int] | None = (10, 20),
+    ) -> None:
         self.asked: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
         self.bodies: list[dict[str, Any]] = []
@@ -32,6 +37,7 @@ class TeacherEndpoint:
         self.base_url = ""
         self._answer = answer or (lambda body, before: (f"answer {before}", "stop"))
         self._latency_s = latency_s
+        self._usage = usage
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         body = json.loads(await request.read())
@@ -50,15 +56,12 @@ class TeacherEndpoint:
         if finish_reason.isdigit():
             return web.json_response({"error": {"message": text}}, status=int(finish_reason))
         self.answered[prompt] += 1
-        return web.json_response(
-            {
-                "model": body["model"],
-                "choices": [
-                    {"message": {"content": text}, "finish_reason": finish_reason},
-                ],
-                "usage": {"prompt_tokens": 10, "completion_tokens": 20},
-            }
-        )
+        choice = {"message": {"content": text}, "finish_reason": finish_reason}
+        reply: dict[str, Any] = {"model": body["model"], "choices": [choice]}
+        if self._usage is not None:
+            names = ("prompt_tokens", "completion_tokens")
+            reply["usage"] = dict(zip(names, self._usage, strict=True))
+        return web.json_response(reply)
 
 
 @contextmanager

@@ -186,6 +186,105 @@ def test_second_builder_refuses(data: Path, tmp_path: Path) -> None:
     assert "another process is writing" in second.stderr
 
 
+def test_budget_in_tokens_stops_before_it_and_goes_on_later(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "index"
+    budget = ("--concurrency", "2", "--max-tokens", "50", "--budget-tokens", "170")
+    with serving(TeacherEndpoint()) as endpoint:
+        result = build(endpoint, data, out, *budget)
+        assert result.returncode == 1
+        assert "the budget is used up" in result.stderr
+        assert 1 <= sum(endpoint.asked.values()) <= 170 // 30
+        assert build(endpoint, data, out).returncode == 0
+    assert sum(endpoint.asked.values()) == 12
+
+
+def test_budget_in_money_needs_prices_and_holds(data: Path, tmp_path: Path) -> None:
+    prices = ("--price-input", "1000", "--price-output", "1000", "--max-tokens", "50")
+    with serving(TeacherEndpoint()) as endpoint:
+        unpriced = build(endpoint, data, tmp_path / "a", "--budget", "1")
+        assert "--price-input" in unpriced.stderr
+        build(endpoint, data, tmp_path / "b", "--budget", "0.1", "--concurrency", "1", *prices)
+    assert sum(endpoint.asked.values()) == 3
+
+
+def test_budget_without_reported_tokens_is_refused(data: Path, tmp_path: Path) -> None:
+    silent = TeacherEndpoint(usage=None)
+    with serving(silent) as endpoint:
+        budget = ("--budget-tokens", "99999", "--concurrency", "2")
+        result = build(endpoint, data, tmp_path / "i", *budget)
+    assert "does not report the tokens" in result.stderr
+
+
+def test_dry_run_counts_prices_and_writes_nothing(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "index"
+    prices = ("--price-output", "100", "--max-tokens", "1000", "--dry-run")
+    with serving(TeacherEndpoint()) as endpoint:
+        before = build(endpoint, data, out, *prices)
+        assert not out.exists()
+        build(endpoint, data, out, "--limit", "1")
+        after = build(endpoint, data, out, *prices)
+        assert sum(endpoint.asked.values()) == 4
+    assert "3 prompts lack 12 answers" in before.stdout
+    assert "at most 12,000, costs 1.20" in before.stdout
+    assert "2 prompts lack 8 answers" in after.stdout
+    assert "about 160, costs 0.02" in after.stdout
+
+
+def test_repetition_is_warned_of_and_counted(data: Path, tmp_path: Path) -> None:
+    repeating = TeacherEndpoint(lambda body, before: ("always the same", "stop"))
+    with serving(repeating) as endpoint:
+        cold = build(endpoint, data, tmp_path / "a", "--temperature", "0")
+        seeded = build(endpoint, data, tmp_path / "b", "--temperature", "0", "--seed", "1")
+    assert "at temperature 0 a teacher repeats itself" in cold.stderr
+    assert "repeats itself" not in seeded.stderr
+    assert "different answers a prompt: 1.00 on average, 4 asked for" in cold.stdout
+
+
+def test_interrupt_waits_for_the_requests_in_flight(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "index"
+    with serving(TeacherEndpoint(latency_s=1.0)) as endpoint:
+        words = command(endpoint, data, out, "--concurrency", "3")
+        process = subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True)
+        wait_for(lambda: endpoint.in_flight == 3)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=30)
+        assert process.returncode == 1
+    assert "interrupted" in stderr
+    assert "Traceback" not in stderr
+    assert sum(endpoint.asked.values()) == 3
+    with TeacherIndex.open(out) as index:
+        assert len(index) == 3
+
+
+def test_full_disk_ends_the_build_and_loses_nothing(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "index"
+    limited = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    limited += "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); "
+    limited += "from algo.cli import main; main()"
+    with serving(TeacherEndpoint()) as endpoint:
+        words = command(endpoint, data, out, "--concurrency", "1")
+        words[1:3] = ["-c", limited]
+        result = subprocess.run(
+            words, env=environment(), capture_output=True, text=True, timeout=60, check=False
+        )
+        assert result.returncode == 1
+        assert "cannot write teacher index" in result.stderr
+        assert "make room" in result.stderr
+        with TeacherIndex.open(out) as index:
+            stored = len(index)
+        assert 0 < stored < 12
+        assert build(endpoint, data, out).returncode == 0
+    assert sum(endpoint.asked.values()) <= 12 + 1
+
+
+def test_index_that_cannot_be_written_is_named(data: Path, tmp_path: Path) -> None:
+    with serving(TeacherEndpoint()) as endpoint:
+        result = build(endpoint, data, tmp_path)
+    assert result.returncode == 1
+    assert f"cannot write teacher index {tmp_path}" in result.stderr
+    assert sum(endpoint.asked.values()) == 0
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_twenty_kills_lose_nothing_and_ask_little_again(tmp_path: Path) -> None:
