@@ -1,0 +1,209 @@
+"""Rubrics, verdicts and the weighted pass rate."""
+
+from __future__ import annotations
+
+import copy
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from algo.ropd.rubric import (
+    Criterion,
+    InvalidReply,
+    Rubric,
+    parse_rubric,
+    parse_verdicts,
+    rubric_json_schema,
+    verifier_json_schema,
+    weighted_pass_rate,
+)
+from algo.ropd.scoring import Panel, in_pool_order, shuffle_order, student_scores, teacher_scores
+
+RANGE = (4, 12)
+
+
+def rubric_of(*points: int) -> Rubric:
+    return Rubric(
+        criteria=tuple(
+            Criterion(criterion_id=f"c{k}", category="Task Completion", criterion="x", points=worth)
+            for k, worth in enumerate(points, start=1)
+        )
+    )
+
+
+def rubric_reply(count: int = 4) -> dict[str, Any]:
+    return {
+        "schema_version": "ropd.rubric.v1",
+        "rubrics": [
+            {"criterion_id": f"c{k}", "category": "a", "criterion": "b", "points": 2}
+            for k in range(1, count + 1)
+        ],
+        "maximum_score": 2 * count,
+    }
+
+
+def verifier_reply(*judgements: list[bool]) -> dict[str, Any]:
+    return {
+        "schema_version": "ropd.batch_verifier.v2",
+        "answers": [
+            {"answer_index": index, "judgement": judgement}
+            for index, judgement in enumerate(judgements, start=1)
+        ],
+    }
+
+
+judged = st.lists(st.tuples(st.integers(1, 5), st.booleans()), min_size=1, max_size=40)
+
+
+@given(judged)
+def test_the_weighted_pass_rate_is_the_exact_quotient_within_rounding(
+    decisions: list[tuple[int, bool]],
+) -> None:
+    rubric = rubric_of(*(points for points, _ in decisions))
+    score = weighted_pass_rate(rubric, tuple(passed for _, passed in decisions))
+    exact = Fraction(
+        sum(points for points, passed in decisions if passed),
+        sum(points for points, _ in decisions),
+    )
+    assert 0.0 <= score <= 1.0
+    assert abs(Fraction(score) - exact) < Fraction(1, 10**12)
+
+
+def test_the_case_study_of_the_paper() -> None:
+    rubric = rubric_of(5, 5, 4, 5, 3)  # Table 4
+    assert weighted_pass_rate(rubric, (True, False, True, True, True)) == 17 / 22
+    assert weighted_pass_rate(rubric, (True, False, False, False, False)) == 5 / 22
+
+
+def test_a_verdict_of_another_length_is_no_score() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        weighted_pass_rate(rubric_of(1, 2), (True,))
+
+
+@given(st.integers(0, 2**32), st.text(max_size=20), st.integers(1, 16), st.data())
+def test_shuffling_never_changes_a_score(seed: int, uid: str, size: int, data: Any) -> None:
+    rubric = rubric_of(1, 2, 3, 4)
+    pool = [tuple(data.draw(st.lists(st.booleans(), min_size=4, max_size=4))) for _ in range(size)]
+    order = shuffle_order(seed, uid, range(size), size)
+    assert sorted(order) == list(range(size))
+    shown = [pool[place] for place in order]
+    back = in_pool_order(shown, order)
+    panel = Panel(rubric, tuple(range(size)), order, (), tuple(back))
+    assert student_scores([panel], size) == tuple(weighted_pass_rate(rubric, v) for v in pool)
+
+
+def test_the_shuffle_depends_on_seed_group_and_panel_alone() -> None:
+    base = shuffle_order(0, "u", (1, 2), 12)
+    assert base == shuffle_order(0, "u", (1, 2), 12)
+    others = [shuffle_order(1, "u", (1, 2), 12), shuffle_order(0, "v", (1, 2), 12)]
+    assert all(base != other for other in [*others, shuffle_order(0, "u", (3, 2), 12)])
+
+
+def test_rollouts_in_no_panel_score_zero_and_teachers_are_averaged_over_panels() -> None:
+    rubric = rubric_of(1, 3)
+    panels = [
+        Panel(rubric, (2,), (0, 1), ((True, True),), ((False, True),)),
+        Panel(rubric, (0,), (0, 1), ((True, False),), ((True, False),)),
+    ]
+    assert student_scores(panels, 4) == (0.25, 0.0, 0.75, 0.0)
+    assert teacher_scores(panels) == (0.625,)
+    assert teacher_scores([]) == ()
+
+
+def test_extra_keys_and_lying_totals_are_tolerated() -> None:
+    reply = {**rubric_reply(), "maximum_score": 99, "note": "hi"}
+    reply["rubrics"][0]["why"] = "because"
+    assert parse_rubric(reply, RANGE).total == 8
+    verdicts = verifier_reply([True, False, True, False])
+    verdicts["answers"][0]["final_score"] = 99
+    assert parse_verdicts(verdicts, 1, parse_rubric(reply, RANGE)) == ((True, False, True, False),)
+
+
+def spoiled_rubrics() -> list[tuple[str, dict[str, Any]]]:
+    cases = []
+    for name, path, value in (
+        ("schema_version", ("schema_version",), "ropd.rubric.v2"),
+        ("points 0", ("rubrics", 0, "points"), 0),
+        ("points 6", ("rubrics", 0, "points"), 6),
+        ("points as float", ("rubrics", 0, "points"), 2.0),
+        ("points as text", ("rubrics", 0, "points"), "2"),
+        ("points as boolean", ("rubrics", 0, "points"), True),
+        ("empty criterion", ("rubrics", 0, "criterion"), " \n"),
+        ("criterion missing", ("rubrics", 0, "criterion"), None),
+        ("double id", ("rubrics", 1, "criterion_id"), "c1"),
+        ("gap in ids", ("rubrics", 3, "criterion_id"), "c9"),
+        ("no list", ("rubrics",), {"c1": 1}),
+    ):
+        reply = copy.deepcopy(rubric_reply())
+        place: Any = reply
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = value
+        cases.append((name, reply))
+    return [*cases, ("too few", rubric_reply(3)), ("too many", rubric_reply(13))]
+
+
+@pytest.mark.parametrize(("name", "reply"), spoiled_rubrics(), ids=lambda case: str(case)[:20])
+def test_a_rubric_that_breaks_the_schema_is_refused(name: str, reply: dict[str, Any]) -> None:
+    with pytest.raises(InvalidReply):
+        parse_rubric(reply, RANGE)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        verifier_reply([True, True]),
+        verifier_reply([True, True], [True, True], [True, True]),
+        verifier_reply([True, True], [True]),
+        verifier_reply([True, True], [True, True, False]),
+        {**verifier_reply([True, True], [True, True]), "schema_version": "other"},
+        {"schema_version": "ropd.batch_verifier.v2"},
+        verifier_reply([True, True], [True, 1]),  # pyright: ignore[reportArgumentType]
+        verifier_reply([True, True], [True, "true"]),  # pyright: ignore[reportArgumentType]
+        verifier_reply([True, True], [True, None]),  # pyright: ignore[reportArgumentType]
+    ],
+)
+def test_verdicts_that_do_not_fit_the_request_are_refused(reply: dict[str, Any]) -> None:
+    with pytest.raises(InvalidReply):
+        parse_verdicts(reply, 2, rubric_of(1, 2))
+
+
+@pytest.mark.parametrize("indices", [(1, 1), (0, 1), (2, 3), (1, 3)])
+def test_each_answer_index_must_occur_exactly_once(indices: tuple[int, int]) -> None:
+    reply = verifier_reply([True, True], [True, True])
+    for entry, index in zip(reply["answers"], indices, strict=True):
+        entry["answer_index"] = index
+    with pytest.raises(InvalidReply, match="exactly once"):
+        parse_verdicts(reply, 2, rubric_of(1, 2))
+
+
+def test_entries_in_another_order_are_put_right() -> None:
+    reply = verifier_reply([True, False], [False, True])
+    reply["answers"].reverse()
+    assert parse_verdicts(reply, 2, rubric_of(1, 2)) == ((True, False), (False, True))
+
+
+def test_the_message_names_the_place_for_the_repair_turn() -> None:
+    reply = rubric_reply()
+    reply["rubrics"][2]["points"] = 9
+    with pytest.raises(InvalidReply, match=r"rubrics\[2\]\.points"):
+        parse_rubric(reply, RANGE)
+
+
+def test_the_json_schemas_forbid_what_strict_mode_does_not_take() -> None:
+    def check(schema: dict[str, Any]) -> None:
+        if schema["type"] == "object":
+            assert schema["additionalProperties"] is False
+            assert schema["required"] == list(schema["properties"])
+            for part in schema["properties"].values():
+                check(part)
+        if schema["type"] == "array":
+            check(schema["items"])
+
+    check(rubric_json_schema(RANGE))
+    check(verifier_json_schema(12, 7))
+    answers = verifier_json_schema(12, 7)["properties"]["answers"]
+    assert answers["minItems"] == answers["maxItems"] == 12
