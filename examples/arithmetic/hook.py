@@ -187,6 +187,8 @@ def _make_index(chosen: ExampleSettings) -> str:
             *("--answers", str(chosen.teacher_answers)),
             *("--base-url", base_url),
             *("--seed", "0"),
+            *("--timeout", "30"),
+            *("--outage", "30"),
         )
         _run(command, log)
     _remove_index(final)
