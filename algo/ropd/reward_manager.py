@@ -46,6 +46,8 @@ def _extra_info(*, acc: float | None = None, judgement: str = "", rule: str = ""
 class RopdRewardManager(RewardManagerBase):
     """Judges groups, grades validation rollouts, and reports for both."""
 
+    tokenizer: Any  # verl declares the factory's type, not the tokenizer's
+
     def __init__(
         self,
         config: Any,

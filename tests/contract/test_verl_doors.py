@@ -28,6 +28,7 @@ from algo.ropd.reward_manager import RopdRewardManager
 from ropd_verl import agent_loop, plugin, train
 from ropd_verl.config import compose_config
 from ropd_verl.cpu_platform import CpuPlatform
+from ropd_verl.ray_actors import class_behind
 from ropd_verl.replay_buffer import RopdReplayBuffer, RopdReplayBufferAsync, build_replay_buffer
 from ropd_verl.transformers_rollout import TransformersReplica, TransformersServerAdapter
 
@@ -104,7 +105,7 @@ def test_transformers_rollout_is_registered():
 
 
 def test_training_worker_calls_the_patched_process_group():
-    assert engine_workers.initialize_global_process_group_ray.__dict__["ropd"]
+    assert vars(engine_workers)["initialize_global_process_group_ray"].__dict__["ropd"]
     assert parameters(distributed.initialize_global_process_group_ray) == [
         "timeout_second",
         "backend",
@@ -162,13 +163,13 @@ def test_manager_starts_our_worker():
         config=OmegaConf.create({"actor_rollout_ref": {"rollout": {}, "model": {}}}),
         llm_client=None,
     )
-    shown = manager.agent_loop_workers_class.__ray_metadata__.modified_class
-    assert issubclass(shown, agent_loop.GroupScoringWorker)
+    worker = class_behind(manager.agent_loop_workers_class)
+    assert issubclass(worker, agent_loop.GroupScoringWorker)
 
 
 def test_ray_shows_the_class_behind_an_actor():
     assert agent_loop._Worker.__name__ == "AgentLoopWorkerTQ"
-    assert hasattr(main_ppo.TaskRunnerV1.__ray_metadata__.modified_class, "run")
+    assert hasattr(class_behind(main_ppo.TaskRunnerV1), "run")
 
 
 def test_reward_worker_hands_its_data_to_the_manager():

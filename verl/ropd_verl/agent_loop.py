@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from verl import DataProto
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
@@ -24,10 +25,11 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorke
 from algo.ropd.errors import JudgeOutage
 from algo.ropd.group import Group, Rollout
 from algo.ropd.reward_manager import GROUP_KEY, RolloutScore
+from ropd_verl.generation import eos_token_ids
 from ropd_verl.group_barrier import GroupBarrier, GroupFailed
+from ropd_verl.ray_actors import class_behind
 
-# `@ray.remote` hides the class it wraps, and Ray has no public way back to it.
-_Worker: type = AgentLoopWorkerTQ.__ray_metadata__.modified_class  # pyright: ignore
+_Worker = class_behind(AgentLoopWorkerTQ)
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +40,7 @@ class GroupScoringWorker(_Worker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._groups: dict[str, GroupBarrier[AgentLoopOutput, RolloutScore]] = {}
-        eos = getattr(self.model_config.generation_config, "eos_token_id", None)
-        declared = eos if isinstance(eos, list) else [eos]
-        self._eos = {i for i in [*declared, self.tokenizer.eos_token_id] if i is not None}
+        self._eos = eos_token_ids(self.model_config.generation_config, self.tokenizer)
         _quiet_group_failures()
 
     async def _run_prompt(
@@ -104,7 +104,7 @@ class GroupScoringWorker(_Worker):
             return await worker.compute_score.remote(request)
         except JudgeOutage:
             raise  # said once, by the trainer, which asks the reward worker and stops
-        except ray.exceptions.RayError as error:
+        except RayError as error:
             cause = getattr(error, "cause", error)
             logger.warning("group %s is replaced: %s: %s", group.uid, type(cause).__name__, cause)
             raise

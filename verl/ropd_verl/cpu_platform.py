@@ -79,7 +79,7 @@ class CpuPlatform(PlatformBase):
     def is_platform_available(self, use_smi_check: bool = False) -> bool:
         return False
 
-    def current_device(self) -> str:  # type: ignore[override]  # torch takes "cpu" as a device
+    def current_device(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
         return "cpu"
 
     def device_count(self) -> int:
@@ -113,7 +113,7 @@ class CpuPlatform(PlatformBase):
         return "CUDA_VISIBLE_DEVICES"
 
     @contextmanager
-    def nvtx_range(self, msg: str) -> Iterator[None]:
+    def nvtx_range(self, msg: str) -> Iterator[None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         yield
 
     def profiler_start(self) -> None:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from ropd_verl.sampling import SamplingParams, draw, sampling_log_probs, top_log_probs
 
@@ -153,3 +153,10 @@ def _score_prompts(
         targets = torch.tensor(list(request.prompt_ids[1:]), dtype=torch.long)
         ids, values = top_log_probs(logits[row, -length:-1], targets, k)
         completions[row].prompt_ids, completions[row].prompt_log_probs = ids, values
+
+
+def eos_token_ids(generation_config: GenerationConfig | None, tokenizer: Any) -> frozenset[int]:
+    """Every token that ends an answer: those the model declares, and the tokenizer's."""
+    declared: Any = getattr(generation_config, "eos_token_id", None)
+    ids = declared if isinstance(declared, list) else [declared]
+    return frozenset(int(i) for i in [*ids, tokenizer.eos_token_id] if i is not None)

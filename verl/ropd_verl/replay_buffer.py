@@ -27,21 +27,32 @@ class _BoundedWait:
 
     stall_limit_s: float
     poll_interval: float
+    partitions: dict[str, dict]
+    pending_keys: dict[str, set]
+    running_keys: dict[str, set]
+    finished_keys: dict[str, set]
+    failure_keys: dict[str, set]
     _state: Any = None
     _stalled_s: float = 0.0
 
     def _wait_for_next_poll(self, partition_id: str, last_debug_time: float) -> float:
-        state = {
-            name: {key: frozenset(value) for key, value in getattr(self, name).items()}
-            for name in ("pending_keys", "running_keys", "finished_keys", "failure_keys")
-        } | {"rows": {key: len(value) for key, value in self.partitions.items()}}  # pyright: ignore
+        state = [
+            {partition: frozenset(keys) for partition, keys in group.items()}
+            for group in (
+                self.pending_keys,
+                self.running_keys,
+                self.finished_keys,
+                self.failure_keys,
+                self.partitions,
+            )
+        ]
         # Only time spent waiting counts: between two samples the trainer is busy elsewhere.
         self._stalled_s = self._stalled_s + self.poll_interval if state == self._state else 0.0
         self._state = state
         if self._stalled_s > self.stall_limit_s:
             raise RolloutStalled(
                 f"no rollout and no judgement ended for {self.stall_limit_s:.0f} s while "
-                f"{len(state['running_keys'].get(partition_id, ()))} groups run; raise "
+                f"{len(self.running_keys[partition_id])} groups run; raise "
                 "trainer.v1.sampler.sampler_kwargs.stall_limit_s if single answers take longer"
             )
         return super()._wait_for_next_poll(partition_id, last_debug_time)  # pyright: ignore

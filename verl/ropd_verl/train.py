@@ -178,14 +178,18 @@ def _prepare_process(config: DictConfig, metrics: Path) -> None:
         variables["HF_HUB_OFFLINE"] = os.environ.get("HF_HUB_OFFLINE", "1")
     os.environ.update(variables)
     with open_dict(config):
-        if config.ray_kwargs.ray_init.get("runtime_env") is None:
-            config.ray_kwargs.ray_init.runtime_env = {}
-        own = config.ray_kwargs.ray_init.runtime_env.get("env_vars") or {}
-        config.ray_kwargs.ray_init.runtime_env.env_vars = {**variables, **own}
+        own = OmegaConf.select(config, "ray_kwargs.ray_init.runtime_env.env_vars") or {}
+        OmegaConf.update(
+            config,
+            "ray_kwargs.ray_init.runtime_env.env_vars",
+            {**variables, **own},
+            force_add=True,
+        )
 
 
 def _run_ppo(config: DictConfig) -> BaseException | None:
     import ray
+    from ray.exceptions import RayError
     from verl.trainer.main_ppo import run_ppo
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
@@ -197,7 +201,7 @@ def _run_ppo(config: DictConfig) -> BaseException | None:
     validate_config(config, need_reference_policy(config), need_critic(config))
     try:
         run_ppo(config, task_runner_class=ray.remote(RopdTaskRunner))
-    except ray.exceptions.RayError as error:
+    except RayError as error:
         traceback.print_exc()
         cause = getattr(error, "cause", None)
         return cause if isinstance(cause, BaseException) else error

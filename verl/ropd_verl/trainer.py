@@ -15,10 +15,12 @@ from typing import Any
 
 import ray
 import torch
+from ray.exceptions import RayTaskError
 from verl.trainer.main_ppo import TaskRunnerV1
 from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY, PPOTrainer
 
 from algo.ropd.errors import RopdError
+from ropd_verl.ray_actors import class_behind
 
 STARTED_AT_VARIABLE = "ROPD_STARTED_AT"
 """Seconds since the epoch at which `training/train.sh` was called."""
@@ -26,7 +28,7 @@ STARTED_AT_VARIABLE = "ROPD_STARTED_AT"
 # A step that had to replace so many times its batch will not come to an end by replacing more.
 _MOST_REPLACED = 4
 
-_TaskRunner: type = TaskRunnerV1.__ray_metadata__.modified_class  # pyright: ignore
+_TaskRunner = class_behind(TaskRunnerV1)
 
 
 class GroupsKeepFailing(RopdError):
@@ -83,7 +85,7 @@ class _WithJudge:
             )
             try:
                 merged.update(ray.get(call, timeout=60) or {})
-            except ray.exceptions.RayTaskError as error:
+            except RayTaskError as error:
                 raise (error.cause if isinstance(error.cause, RopdError) else error) from None
         return merged
 

@@ -10,22 +10,21 @@ multi-modal input and unmerged LoRA adapters are not offered, and say so.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.config import HFModelConfig
 from verl.workers.rollout.base import BaseRollout
 from verl.workers.rollout.replica import RolloutReplica, TokenOutput
 
-from ropd_verl.generation import Completion, Request, generate
+from ropd_verl.generation import Completion, Request, eos_token_ids, generate
 from ropd_verl.sampling import SamplingParams
 
 BACKEND = "transformers"
@@ -54,11 +53,12 @@ class TransformersServer:
     def __init__(self, rollout_config: Any, model_config: Any, replica_rank: int) -> None:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         model: HFModelConfig = omega_conf_to_dataclass(model_config)
+        assert model.local_path is not None  # verl fills it in when it reads the configuration
         self._model = AutoModelForCausalLM.from_pretrained(
             model.local_path, dtype=torch.float32, trust_remote_code=model.trust_remote_code
         ).eval()
         self._parameters = dict(self._model.named_parameters())
-        self._eos = _eos_token_ids(self._model.generation_config, model.tokenizer)
+        self._eos = eos_token_ids(self._model.generation_config, model.tokenizer)
         self._response_length = rollout_config.response_length
         self._max_batch = rollout_config.max_num_seqs
         self._max_context = self._model.config.max_position_embeddings
@@ -223,7 +223,7 @@ class TransformersReplica(RolloutReplica):
             max_concurrency=self.max_concurrency,
             num_cpus=0,
         )
-        server = actor.remote(self.config, self.model_config, self.replica_rank)
+        server: Any = actor.remote(self.config, self.model_config, self.replica_rank)
         self.servers = [server]
         self._server_handle = server
         self._server_address = server_name(self.replica_rank)
@@ -264,18 +264,17 @@ class TransformersServerAdapter(BaseRollout):
                 "rollout.name=transformers serves merged weights only: set "
                 "actor_rollout_ref.model.lora.merge=True"
             )
-        server = ray.get_actor(server_name(self.replica_rank))
+        server: Any = ray.get_actor(server_name(self.replica_rank))
         limit = self.config.checkpoint_engine.update_weights_bucket_megabytes << 20
-        async with contextlib.aclosing(_buckets(weights, limit)) as buckets:
-            async for bucket in buckets:
-                await server.update_weights.remote(bucket)
+        for bucket in _buckets(weights, limit):
+            await server.update_weights.remote(bucket)
         if global_steps is not None:
             await server.set_global_steps.remote(global_steps)
 
 
-async def _buckets(
+def _buckets(
     weights: Iterator[tuple[str, torch.Tensor]], limit_bytes: int
-) -> AsyncIterator[list[tuple[str, torch.Tensor]]]:
+) -> Iterator[list[tuple[str, torch.Tensor]]]:
     """Group parameters so that no message exceeds ``limit_bytes`` by more than one tensor."""
     bucket: list[tuple[str, torch.Tensor]] = []
     size = 0
@@ -292,9 +291,3 @@ async def _buckets(
 def _resolve(future: asyncio.Future[Completion], completion: Completion) -> None:
     if not future.done():
         future.set_result(completion)
-
-
-def _eos_token_ids(generation_config: GenerationConfig | None, tokenizer: Any) -> frozenset[int]:
-    declared = getattr(generation_config, "eos_token_id", None)
-    ids = declared if isinstance(declared, list) else [declared]
-    return frozenset(int(i) for i in [*ids, tokenizer.eos_token_id] if i is not None)
