@@ -25,9 +25,9 @@ async def first_reply(
         if not done and (copy := second()) is not None:
             running.add(asyncio.ensure_future(copy))
         while True:
-            for task in done:
-                if task.exception() is None or not running:
-                    return task.result()
+            ended = sorted(done, key=lambda task: task.exception() is not None)
+            if ended and (ended[0].exception() is None or not running):
+                return ended[0].result()
             done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in running:

@@ -1,0 +1,156 @@
+"""Requests and replies of both API styles."""
+
+from __future__ import annotations
+
+import time
+from email.utils import formatdate
+from typing import Any
+
+import orjson
+import pytest
+
+from algo.ropd.endpoint import Endpoint
+from algo.ropd.errors import FailureKind
+from algo.ropd.settings import RoleSettings
+from algo.ropd.wire import Fault, parse_reply, request_body, retry_after_s, status_fault
+
+MESSAGES = [{"role": "user", "content": "q"}]
+FORMAT = {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": {}}}
+
+
+def endpoint(base_url: str = "http://h/v1", **settings: Any) -> Endpoint:
+    return Endpoint("verifier", "m", base_url, RoleSettings(**settings))
+
+
+def body_of(of: Endpoint, **changes: Any) -> tuple[str, dict[str, Any]]:
+    path, body = request_body(of, MESSAGES, changes.get("response_format"), changes.get("sampling"))
+    return path, orjson.loads(body)
+
+
+def test_what_is_null_is_not_sent() -> None:
+    path, body = body_of(endpoint(max_tokens=10))
+    assert path == "/chat/completions"
+    assert body == {"model": "m", "messages": MESSAGES, "max_tokens": 10}
+
+
+def test_sampling_and_extra_body_override() -> None:
+    of = endpoint(temperature=0.7, seed=1, extra_body={"top_k": 20})
+    _, body = body_of(of, sampling={"temperature": 1.0, "max_tokens": 5})
+    assert (body["temperature"], body["max_tokens"], body["top_k"]) == (1.0, 5, 20)
+    assert body["seed"] == 1
+
+
+def test_openai_itself_gets_the_newer_name_of_the_limit() -> None:
+    _, body = body_of(endpoint("https://api.openai.com/v1", max_tokens=7))
+    assert body["max_completion_tokens"] == 7
+    assert "max_tokens" not in body
+
+
+def test_the_responses_style_says_the_same_in_its_own_words() -> None:
+    of = endpoint(api="responses", max_tokens=9, reasoning_effort="low", temperature=0.0)
+    path, body = body_of(of, response_format=FORMAT)
+    assert path == "/responses"
+    assert body["input"] == MESSAGES
+    assert body["max_output_tokens"] == 9
+    assert body["reasoning"] == {"effort": "low"}
+    assert body["text"]["format"] == {"type": "json_schema", **FORMAT["json_schema"]}
+    assert body["store"] is False
+
+
+def reply_to(of: Endpoint, payload: Any) -> Any:
+    return parse_reply(of, orjson.dumps(payload), 1.5, 2)
+
+
+def test_a_chat_reply_is_read_with_its_usage() -> None:
+    usage = {
+        "prompt_tokens": 10,
+        "completion_tokens": 3,
+        "prompt_tokens_details": {"cached_tokens": 4},
+    }
+    choice = {"message": {"content": "text"}, "finish_reason": "length"}
+    reply = reply_to(endpoint(), {"model": "m1", "choices": [choice], "usage": usage})
+    assert (reply.text, reply.finish_reason, reply.model) == ("text", "length", "m1")
+    assert (reply.prompt_tokens, reply.completion_tokens, reply.cached_tokens) == (10, 3, 4)
+    assert (reply.latency_s, reply.attempts) == (1.5, 2)
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"message": {"content": None, "refusal": "no"}, "finish_reason": "stop"},
+        {"message": {"content": ""}, "finish_reason": "content_filter"},
+    ],
+)
+def test_a_refusal_has_its_own_finish_reason(choice: dict[str, Any]) -> None:
+    assert reply_to(endpoint(), {"choices": [choice]}).finish_reason == "refusal"
+
+
+def test_reasoning_text_never_stands_in_for_the_answer() -> None:
+    message = {"content": None, "reasoning_content": "hmm", "reasoning": "hmm"}
+    assert reply_to(endpoint(), {"choices": [{"message": message}]}).text == ""
+
+
+@pytest.mark.parametrize(
+    ("payload", "text", "finish_reason"),
+    [
+        ({"status": "completed"}, "ab", "stop"),
+        ({"incomplete_details": {"reason": "max_output_tokens"}}, "ab", "length"),
+        ({"incomplete_details": {"reason": "content_filter"}}, "ab", "refusal"),
+    ],
+)
+def test_a_responses_reply_is_read(payload: dict[str, Any], text: str, finish_reason: str) -> None:
+    content = [{"type": "output_text", "text": part} for part in ("a", "b")]
+    output = [{"type": "reasoning", "summary": []}, {"type": "message", "content": content}]
+    usage = {
+        "input_tokens": 1,
+        "output_tokens": 2,
+        "input_tokens_details": {"cached_tokens": 0},
+    }
+    reply = reply_to(endpoint(api="responses"), {"output": output, "usage": usage, **payload})
+    assert (reply.text, reply.finish_reason, reply.completion_tokens) == (text, finish_reason, 2)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"<html>", b"[]", b"null", b'{"choices": []}', b'{"error": {"message": "no"}}'],
+)
+def test_a_200_without_a_reply_is_a_transport_fault(body: bytes) -> None:
+    with pytest.raises(Fault) as fault:
+        parse_reply(endpoint(), body, 0.0, 1)
+    assert fault.value.kind is FailureKind.TRANSPORT
+    assert fault.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "retryable", "down"),
+    [
+        (429, b"", FailureKind.RATE_LIMIT, True, True),
+        (408, b"", FailureKind.TIMEOUT, True, True),
+        (500, b"", FailureKind.TRANSPORT, True, True),
+        (503, b"", FailureKind.TRANSPORT, True, True),
+        (401, b"", FailureKind.TRANSPORT, True, True),
+        (404, b"", FailureKind.TRANSPORT, True, True),
+        (302, b"", FailureKind.TRANSPORT, True, True),
+        (400, b"bad temperature", FailureKind.TRANSPORT, False, False),
+        (400, b"maximum context length is 10", FailureKind.CONTEXT_OVERFLOW, False, False),
+        (413, b"", FailureKind.CONTEXT_OVERFLOW, False, False),
+    ],
+)
+def test_statuses_stand_for_faults(
+    status: int, body: bytes, kind: FailureKind, retryable: bool, down: bool
+) -> None:
+    fault = status_fault(status, {}, body)
+    assert (fault.kind, fault.retryable, fault.endpoint_down) == (kind, retryable, down)
+    assert f"HTTP {status}" in fault.message
+
+
+def test_retry_after_is_understood_in_every_form() -> None:
+    assert retry_after_s({}) is None
+    assert retry_after_s({"Retry-After": "2"}) == 2.0
+    assert retry_after_s({"Retry-After": "0.5"}) == 0.5
+    assert retry_after_s({"retry-after-ms": "250", "Retry-After": "9"}) == 0.25
+    assert retry_after_s({"Retry-After": "soon"}) is None
+    later = retry_after_s({"Retry-After": formatdate(time.time() + 30, usegmt=True)})
+    assert later is not None
+    assert 28.0 < later <= 30.0
+    assert retry_after_s({"Retry-After": formatdate(0, usegmt=True)}) == 0.0
