@@ -66,16 +66,16 @@ class ColumnEquation:
     category = TASK
     _form = re.compile(
         r"Adds the digits [0-9] and [0-9] in exactly ([0-9]+) column equations?, "
-        r"([0-9]+) of them ([0-9])\+([0-9])\+([0-9])=([0-9]{1,2})\."
+        r"(?:and it is|([0-9]+) of them) ([0-9])\+([0-9])\+([0-9])=([0-9]{1,2})\."
     )
 
     def __str__(self) -> str:
         low, high = self.equation.digits
-        noun = "equation" if self.count == 1 else "equations"
-        return (
-            f"Adds the digits {low} and {high} in exactly {self.count} column {noun}, "
-            f"{self.times} of them {self.equation}."
-        )
+        if (self.count, self.times) == (1, 1):
+            counted = "1 column equation, and it is"
+        else:
+            counted = f"{self.count} column equations, {self.times} of them"
+        return f"Adds the digits {low} and {high} in exactly {counted} {self.equation}."
 
     def holds(self, statement: Statement) -> bool:
         alike = [e for e in statement.equations if e.digits == self.equation.digits]
@@ -86,8 +86,8 @@ class ColumnEquation:
         found = cls._form.fullmatch(sentence)
         if found is None:
             return None
-        count, times, low, high, carry, total = (int(group) for group in found.groups())
-        return cls(Equation(low, high, carry, total), times, count)
+        low, high, carry, total = (int(group) for group in found.groups()[2:])
+        return cls(Equation(low, high, carry, total), int(found[2] or 1), int(found[1]))
 
 
 @dataclass(frozen=True)

@@ -310,7 +310,13 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, ValidationError) as error:
         parser.error(f"--impairments {chosen.impairments}: {error}")
     app = JudgeServer(impairments).application()
-    asyncio.run(serve(chosen.port, chosen.port_file, chosen.parent_pid, app))
+    try:
+        asyncio.run(serve(chosen.port, chosen.port_file, chosen.parent_pid, app))
+    except OSError as error:
+        print(
+            f"judge: --port {chosen.port} or --port-file cannot be used: {error}", file=sys.stderr
+        )
+        return 1
     return 0
 
 

@@ -11,17 +11,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 RUBRIC_SCHEMA = "ropd.rubric.v1"
 VERDICT_SCHEMA = "ropd.batch_verifier.v2"
 
-_BLOCK = re.compile(
-    r"^<<<BEGIN (?P<label>[A-Z0-9 ]{1,60}) (?P<nonce>[0-9a-f]{16})>>>\n"
-    r"(?P<text>.*?)\n"
-    r"<<<END (?P=label) (?P=nonce)>>>$",
-    re.MULTILINE | re.DOTALL,
-)
+_FIRST_BLOCK = re.compile(r"^<<<BEGIN [A-Z0-9 ]{1,60} ([0-9a-f]{16})>>>$", re.MULTILINE)
 _SCHEMA = re.compile("|".join(re.escape(name) for name in (RUBRIC_SCHEMA, VERDICT_SCHEMA)))
 
 
@@ -42,12 +38,12 @@ def message_text(messages: Sequence[Mapping[str, Any]]) -> str:
 
 
 def read_prompt(text: str) -> RenderedPrompt:
-    first = _BLOCK.search(text)
-    nonce = first["nonce"] if first else ""
-    blocks = [(b["label"], b["text"]) for b in _BLOCK.finditer(text) if b["nonce"] == nonce]
-    named = _SCHEMA.search(_BLOCK.sub("", text))
+    first = _FIRST_BLOCK.search(text)
+    if first is None:
+        return RenderedPrompt(_schema_in(text), "", "", (), (), ())
+    blocks, outside = _blocks(text, nonce=first[1])
     return RenderedPrompt(
-        schema=named[0] if named else None,
+        schema=_schema_in(outside),
         question=_only(blocks, "QUESTION"),
         rubric=_only(blocks, "RUBRIC"),
         teachers=_starting(blocks, "TEACHER ANSWER "),
@@ -63,6 +59,28 @@ def rubric_sentences(rubric: str) -> list[str] | None:
         return [str(entry["criterion"]) for entry in entries]
     except (ValueError, TypeError, KeyError):
         return None
+
+
+def _blocks(text: str, nonce: str) -> tuple[list[tuple[str, str]], str]:
+    """The (label, text) of each block under `nonce`, and what stands outside of them all.
+
+    The nonce occurs in no data, so each of its BEGIN lines is followed by the END of its block.
+    """
+    form = re.compile(rf"^<<<(BEGIN|END) ([A-Z0-9 ]{{1,60}}) {nonce}>>>$", re.MULTILINE)
+    blocks: list[tuple[str, str]] = []
+    outside: list[str] = []
+    end = 0
+    for opening, closing in pairwise(form.finditer(text)):
+        if (opening[1], closing[1]) == ("BEGIN", "END") and opening[2] == closing[2]:
+            blocks.append((opening[2], text[opening.end() + 1 : closing.start() - 1]))
+            outside.append(text[end : opening.start()])
+            end = closing.end()
+    return blocks, "".join([*outside, text[end:]])
+
+
+def _schema_in(text: str) -> str | None:
+    named = _SCHEMA.search(text)
+    return named[0] if named else None
 
 
 def _content(content: object) -> str:

@@ -317,6 +317,17 @@ def test_a_wrong_impairments_file_is_named(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
+def test_a_port_in_use_is_one_line(base_url: str) -> None:
+    port = base_url.split(":")[2].split("/")[0]
+    command = module_command("examples.arithmetic.judge", "--port", port)
+    ended = subprocess.run(
+        command, env=module_environment(), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 1
+    assert f"--port {port}" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
 def test_the_context_leaves_no_process(tmp_path: Path) -> None:
     with running_judge(Impairments(), tmp_path / "judge.log") as url:
         assert answers(url)
