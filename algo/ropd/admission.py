@@ -124,6 +124,8 @@ class Admission:
         """Wait for a permit; `None` when the deadline passed first. Raises `JudgeOutage`."""
         if self._stopped is not None:
             raise JudgeOutage(*self._stopped.args)
+        if deadline.remaining() <= 0.0:
+            return None
         if self._waiting >= self._limits.queue:
             raise ConfigurationError(
                 f"more than ropd.judge.limits.queue={self._limits.queue} requests are waiting: "
@@ -212,7 +214,8 @@ class Admission:
         permit.lane.in_flight -= 1
         if tokens_used is not None:
             self._tokens.settle(permit.tokens, tokens_used)
-        self._move()
+        # Not at once: the caller may be about to ask for its next, more urgent request.
+        asyncio.get_running_loop().call_soon(self._move)
 
     def _move(self) -> None:
         """Grant every permit that is due, and set the alarm for the next moment one may be."""

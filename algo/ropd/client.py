@@ -272,6 +272,9 @@ class Verifier:
 
 async def all_of(calls: Iterable[Coroutine[Any, Any, Read]]) -> list[Read]:
     """The results in order; the first failure cancels the others and is raised as it is."""
+    calls = list(calls)
+    if len(calls) == 1:
+        return [await calls[0]]  # a task of its own would go behind what is already waiting
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(call) for call in calls]

@@ -195,7 +195,9 @@ class RequestScheduler:
                 attempt=attempt,
             )
         except Fault as fault:
-            if fault.endpoint_down:
+            if fault.kind is FailureKind.TIMEOUT and timeout_s < endpoint.settings.timeout_s:
+                self._admission.withdraw(permit)  # out of time, which says nothing of the server
+            elif fault.endpoint_down:
                 self._admission.failed(permit, fault.kind, fault.message, fault.retry_after_s)
             else:
                 self._admission.replied(permit)

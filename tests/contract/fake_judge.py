@@ -32,7 +32,7 @@ _BLOCK = re.compile(
 )
 
 Fault = str
-"""One of `FAULTS`, or "" for none."""
+"""One of `FAULTS` or `HARMLESS`, `429_long`, or "" for none."""
 
 FAULTS = (
     "429",
@@ -150,6 +150,8 @@ class FakeJudge:
             return web.Response(status=429, text="slow down")
         if fault == "429_retry_after":
             return web.Response(status=429, headers={"Retry-After": "0.05"})
+        if fault == "429_long":
+            return web.Response(status=429, headers={"Retry-After": "3600"})
         if fault in ("500", "503"):
             return web.Response(status=int(fault), text="broken")
         if fault == "reset":
