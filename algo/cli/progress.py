@@ -32,7 +32,11 @@ class BuildProgress:
     def stop(self, reason: str) -> None:
         """Send no further request; those in flight are waited for and stored."""
         self._stopped = reason
-        self._bar.console.print(reason)
+        self.note(reason)
+
+    def note(self, line: str) -> None:
+        """Print a line above the bar."""
+        self._bar.console.print(line, markup=False, highlight=False)
 
     def update(self, report: BuildReport) -> None:
         self._bar.update(

@@ -6,6 +6,8 @@ import asyncio
 import os
 import signal
 from collections.abc import Sequence
+from enum import StrEnum
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,12 +15,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from algo.data.prompt_file import PromptRow
     from algo.ropd.endpoint import Endpoint
     from algo.ropd.settings import PricesSettings
     from algo.ropd.teacher_builder import BuildReport, Order, Wanted
     from algo.ropd.teacher_cost import Budget
     from algo.ropd.teacher_index import TeacherIndex
     from algo.ropd.teacher_index_writer import TeacherIndexWriter
+    from algo.ropd.teacher_offline import OfflineEngine
+
+
+class Backend(StrEnum):
+    ENDPOINT = "endpoint"
+    BATCH = "batch"
+    VLLM = "vllm"
+
+
+# An engine within the cluster answers at no address; settings want one all the same.
+VLLM_URL = "http://ray-cluster"
 
 
 def build(
@@ -71,6 +85,22 @@ def build(
     budget_tokens: Annotated[
         int | None, typer.Option(min=1, help="Most tokens to use; stops before it.")
     ] = None,
+    backend: Annotated[
+        Backend,
+        typer.Option(
+            help="endpoint: requests as they go; batch: the OpenAI batch API, within a day; vllm: "
+            "an open-weight model on the Ray cluster, MODEL is its path or hub name."
+        ),
+    ] = Backend.ENDPOINT,
+    tensor_parallel: Annotated[
+        int, typer.Option(min=1, help="GPUs that one vLLM engine takes (backend vllm).")
+    ] = 1,
+    replicas: Annotated[
+        int, typer.Option(min=1, help="Most vLLM engines on the cluster (backend vllm).")
+    ] = 1,
+    poll: Annotated[
+        float, typer.Option(min=0.1, help="Seconds between looks at a batch (backend batch).")
+    ] = 60.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count and price only.")] = False,
 ) -> None:
     """Give every prompt its answers; run again after any interruption to go on."""
@@ -82,7 +112,9 @@ def build(
     from algo.ropd.teacher_index import TeacherIndex
     from algo.ropd.teacher_index_writer import TeacherIndexWriter
 
-    if api_key_env is None and "//api.openai.com" in base_url:
+    if backend is Backend.VLLM:
+        base_url, api_key_env = VLLM_URL, None
+    elif api_key_env is None and "//api.openai.com" in base_url:
         api_key_env = "OPENAI_API_KEY"
     prices = PricesSettings(input=price_input, output=price_output)
     settings = RoleSettings(
@@ -109,17 +141,25 @@ def build(
             wanted = list(lacking(index, prompts, order, max_tokens))
             _print_estimate(wanted, index, prices, max_tokens)
         return
-    provenance = {"data": [str(file) for file in data], "base_url": base_url}
+    origin = {"backend": backend.value} if backend is Backend.VLLM else {"base_url": base_url}
+    provenance = {"data": [str(file) for file in data], **origin}
     with TeacherIndexWriter.open(out, teacher_of(endpoint, order), provenance) as writer:
         with TeacherIndex.open(out) as index:
             wanted = list(lacking(index, prompts, order, max_tokens))
         typer.echo(f"{len(prompts)} prompts, {len(wanted)} of them lack answers")
-        report = asyncio.run(_build(wanted, order, endpoint, writer, allowed, outage))
+        if backend is Backend.ENDPOINT:
+            run = _by_requests(wanted, order, endpoint, writer, allowed, outage)
+            report = asyncio.run(run)
+        elif backend is Backend.BATCH:
+            report = asyncio.run(_by_batch(prompts, order, endpoint, writer, allowed, poll))
+        else:
+            engine = _ray_teacher(model, tensor_parallel, replicas)
+            report = _by_engine(prompts, order, endpoint, writer, allowed, engine)
     _report_distinct(out, order)
     _conclude(report, order)
 
 
-async def _build(
+async def _by_requests(
     wanted: Sequence[Wanted],
     order: Order,
     endpoint: Endpoint,
@@ -148,6 +188,55 @@ async def _build(
 
             loop.add_signal_handler(signal.SIGINT, interrupted)
             return await build_index(wanted, order, endpoint, scheduler, writer, progress)
+
+
+async def _by_batch(
+    prompts: Sequence[PromptRow],
+    order: Order,
+    endpoint: Endpoint,
+    writer: TeacherIndexWriter,
+    budget: Budget,
+    poll_s: float,
+) -> BuildReport:
+    from algo.cli.progress import BuildProgress
+    from algo.ropd.batch_api import BatchApi
+    from algo.ropd.teacher_batch import BatchLimits, build_by_batch
+
+    async with BatchApi(endpoint) as api:
+        with BuildProgress(budget) as progress:
+            limits = BatchLimits(poll_s=poll_s)
+            return await build_by_batch(
+                prompts, order, endpoint, api, writer, progress, progress.note, limits
+            )
+
+
+def _by_engine(
+    prompts: Sequence[PromptRow],
+    order: Order,
+    endpoint: Endpoint,
+    writer: TeacherIndexWriter,
+    budget: Budget,
+    engine: OfflineEngine,
+) -> BuildReport:
+    from algo.cli.progress import BuildProgress
+    from algo.ropd.teacher_offline import build_offline
+
+    with BuildProgress(budget) as progress:
+        return build_offline(prompts, order, endpoint, engine, writer, progress)
+
+
+def _ray_teacher(model: str, tensor_parallel: int, replicas: int) -> OfflineEngine:
+    from algo.ropd.errors import ConfigurationError
+
+    try:
+        # By name: the method's own code does not know Ray.
+        module = import_module("ropd_verl.teacher_ray")
+    except ImportError as error:
+        raise ConfigurationError(
+            f"--backend vllm needs Ray Data and vLLM ({error}): install the extra `gpu`, or serve "
+            "the model and use --backend endpoint"
+        ) from None
+    return module.RayTeacher(model, tensor_parallel=tensor_parallel, replicas=replicas)
 
 
 def _warn_of_repetition(order: Order, temperature: float | None) -> None:

@@ -228,7 +228,9 @@ class _Build:
         finally:
             self.in_flight -= 1
         self.failures_in_a_row = 0
-        answer = answer_of(item.prompt, reply, self._recorded(sampling))
+        answer = answer_of(
+            item.prompt.fingerprint, reply, recorded_sampling(self.endpoint, sampling)
+        )
         await self.commits.store(answer)
         self.report.count(answer)
         self.watch.update(self.report)
@@ -246,12 +248,6 @@ class _Build:
         attempt = item.attempts
         item.attempts += 1
         return {} if self.order.seed is None else {"seed": self.order.seed + attempt}
-
-    def _recorded(self, sampling: Mapping[str, Any]) -> dict[str, Any]:
-        settings = self.endpoint.settings
-        names = ("temperature", "top_p", "max_tokens", "reasoning_effort")
-        sent = {name: getattr(settings, name) for name in names}
-        return {k: v for k, v in {**sent, **sampling}.items() if v is not None}
 
 
 class _Commits:
@@ -300,10 +296,17 @@ def teacher_messages(messages: Sequence[Message], system: str | None) -> list[Me
     return [{"role": "system", "content": system}, *own]
 
 
-def answer_of(prompt: PromptRow, reply: Reply, sampling: Mapping[str, Any]) -> TeacherAnswer:
+def recorded_sampling(endpoint: Endpoint, sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """What an answer was sampled with: the endpoint's settings under the request's own."""
+    names = ("temperature", "top_p", "max_tokens", "reasoning_effort")
+    sent = {name: getattr(endpoint.settings, name) for name in names}
+    return {k: v for k, v in {**sent, **sampling}.items() if v is not None}
+
+
+def answer_of(fingerprint: str, reply: Reply, sampling: Mapping[str, Any]) -> TeacherAnswer:
     """The record of one reply, judged by how it ended: usable, truncated, refused or empty."""
     return TeacherAnswer(
-        fingerprint=prompt.fingerprint,
+        fingerprint=fingerprint,
         text=reply.text,
         model=reply.model,
         status=_status(reply),

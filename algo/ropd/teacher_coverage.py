@@ -56,8 +56,9 @@ def build_command(index: TeacherIndex, files: Sequence[PathLike], m: int) -> str
     for file in files:
         words += ["--data", str(file)]
     words += ["--out", str(index.path), "--answers", str(m)]
-    base_url = index.header.provenance.get("base_url")
-    words += ["--base-url", base_url] if base_url else []
+    for name in ("base_url", "backend"):
+        if value := index.header.provenance.get(name):
+            words += [f"--{name.replace('_', '-')}", value]
     if teacher is not None:
         flags = {
             "--model": teacher.model,

@@ -11,7 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from aiohttp import web
 
@@ -39,6 +39,9 @@ class TeacherEndpoint:
         self._latency_s = latency_s
         self._usage = usage
 
+    def routes(self) -> list[web.RouteDef]:
+        return [web.post("/v1/chat/completions", self.complete)]
+
     async def complete(self, request: web.Request) -> web.StreamResponse:
         body = json.loads(await request.read())
         prompt = body["messages"][-1]["content"]
@@ -64,8 +67,17 @@ class TeacherEndpoint:
         return web.json_response(reply)
 
 
+class Served(Protocol):
+    base_url: str
+
+    def routes(self) -> list[web.RouteDef]: ...
+
+
+S = TypeVar("S", bound=Served)
+
+
 @contextmanager
-def serving(endpoint: TeacherEndpoint) -> Iterator[TeacherEndpoint]:
+def serving(endpoint: S) -> Iterator[S]:
     """Serve on a free loopback port; sets `endpoint.base_url`."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
@@ -75,7 +87,7 @@ def serving(endpoint: TeacherEndpoint) -> Iterator[TeacherEndpoint]:
         asyncio.run_coroutine_threadsafe(_awaited(step), loop).result(timeout=30)
 
     app = web.Application()
-    app.router.add_post("/v1/chat/completions", endpoint.complete)
+    app.router.add_routes(endpoint.routes())
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
     run(runner.setup())
     site = web.TCPSite(runner, "127.0.0.1", 0)
