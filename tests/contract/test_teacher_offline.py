@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -138,12 +142,45 @@ def test_ray_teacher_composes_and_reads_what_vllm_gives_back(
         assert index.answers(prompt(0).fingerprint, 2)[0].completion_tokens == 7
 
 
-def test_ray_data_still_takes_this_configuration() -> None:
-    teacher_ray = pytest.importorskip("ropd_verl.teacher_ray")
-    from ray.data.llm import build_processor
+COMPOSE = """
+import json, sys
+from transformers import Qwen3Config
+sizes = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2)
+Qwen3Config(intermediate_size=8, vocab_size=16, **sizes).save_pretrained(sys.argv[1])
+from ropd_verl import teacher_ray
+processor = teacher_ray.build_processor(
+    teacher_ray.RayTeacher(sys.argv[1], replicas=2).config,
+    postprocess=teacher_ray.result_row,
+    builder_kwargs={"chat_template_kwargs": {"enable_thinking": False}},
+)
+stages = [processor.get_stage_by_name(name) for name in processor.list_stage_names()]
+print(json.dumps({type(s).__name__: list(s.get_required_input_keys()) for s in stages}))
+"""
 
-    engine = teacher_ray.RayTeacher("org/model")
-    config = engine.config
-    assert config.should_continue_on_error
-    assert config.engine_kwargs["enable_prefix_caching"]
-    assert build_processor is teacher_ray.build_processor
+
+@pytest.mark.slow
+def test_ray_data_composes_the_stages_that_our_rows_are_made_for(tmp_path: Path) -> None:
+    pytest.importorskip("ray.data.llm")
+    root = Path(__file__).resolve().parents[2]
+    path = os.pathsep.join([str(root), str(root / "verl")])
+    result = subprocess.run(
+        [sys.executable, "-c", COMPOSE, str(tmp_path / "model")],
+        env={**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    stages = json.loads(result.stdout.splitlines()[-1])
+    assert stages["ChatTemplateStage"] == ["messages"]
+    assert stages["vLLMEngineStage"] == ["sampling_params"]
+    assert {"messages", "sampling_params"} < engine_row_keys()
+
+
+def engine_row_keys() -> set[str]:
+    from ropd_verl.teacher_ray import engine_row
+
+    request = OfflineRequest("f", [{"role": "user", "content": "q"}], {"max_tokens": 1})
+    return set(engine_row(0, request))
