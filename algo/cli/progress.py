@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from types import TracebackType
 from typing import Self
 
@@ -11,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from algo.ropd.teacher_builder import BuildReport
 from algo.ropd.teacher_cost import Budget, cost
 from algo.ropd.teacher_index import AnswerStatus
+
+_REFRESH_S = 0.2
 
 
 class BuildProgress:
@@ -28,6 +31,8 @@ class BuildProgress:
             console=Console(stderr=True),
         )
         self._task = self._bar.add_task("build", total=None, note="")
+        self._report: BuildReport | None = None
+        self._due = 0.0
 
     def stop(self, reason: str) -> None:
         """Send no further request; those in flight are waited for and stored."""
@@ -39,6 +44,12 @@ class BuildProgress:
         self._bar.console.print(line, markup=False, highlight=False)
 
     def update(self, report: BuildReport) -> None:
+        self._report = report
+        if monotonic() >= self._due:
+            self._due = monotonic() + _REFRESH_S
+            self._show(report)
+
+    def _show(self, report: BuildReport) -> None:
         self._bar.update(
             self._task,
             total=report.wanted,
@@ -75,4 +86,6 @@ class BuildProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._report is not None:
+            self._show(self._report)
         self._bar.stop()
