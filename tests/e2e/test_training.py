@@ -85,7 +85,7 @@ def test_three_steps_with_a_failing_judge(start: Start, rollouts: Path, example_
     assert started.summary["accuracy_before"] is not None
     assert all(r["step"] >= 1 for r in records)
     initial = load_file(example_dir / "student" / "model.safetensors")
-    before = {k: v for k, v in weights(started.run, 1).items() if k in initial}
+    before = {k: v for k, v in weights(started.run, 2).items() if k in initial}
     after = weights(started.run, 3)
     assert any(not torch.equal(v, initial[k]) for k, v in before.items())
     assert any(not torch.equal(v, after[k]) for k, v in before.items())

@@ -97,5 +97,5 @@ def test_terminal_shows_a_line_a_step(tmp_path):
         pass
     assert out.getvalue().splitlines() == [
         "step   0/40  accuracy 0.150  greedy 0.050",
-        "step   1/40  reward 0.400  2 groups replaced  3.0 s",
+        "step   1/40  reward 0.400  groups replaced: 2  3.0 s",
     ]

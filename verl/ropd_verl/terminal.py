@@ -83,7 +83,7 @@ def step_line(step: int, data: Mapping[str, float], last_step: int | None) -> st
     for label, greedy in (("accuracy", False), ("greedy", True)):
         parts += [f"{label} {v:.3f}" for v in accuracies({step: data}, greedy=greedy).values()]
     if data.get("ropd/groups_failed"):
-        parts.append(f"{data['ropd/groups_failed']:.0f} groups replaced")
+        parts.append(f"groups replaced: {data['ropd/groups_failed']:.0f}")
     if STEP_SECONDS in data:
         parts.append(f"{data[STEP_SECONDS]:.1f} s")
     return "  ".join(parts)
