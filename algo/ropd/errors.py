@@ -88,7 +88,7 @@ class JudgeFailure(RopdError):
 
 
 class RequestRejected(JudgeFailure):
-    """The endpoint refuses this very request (HTTP 400, 413, 422): a retry cannot help."""
+    """The endpoint refuses this very request (HTTP 400, 404, 413, 422): a retry cannot help."""
 
 
 class JudgeOutage(RopdError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -61,17 +62,17 @@ async def check_endpoint(role: ResolvedRole, scheduler: RequestScheduler) -> Non
 async def _try_model(role: ResolvedRole, scheduler: RequestScheduler, listed: list[str]) -> None:
     endpoint = role.endpoint
     try:
-        await scheduler.complete(
-            endpoint,
-            [{"role": "user", "content": "Answer with the word yes."}],
-            sampling={"max_tokens": 16},
-            deadline=PATIENCE_S,
-        )
-    except (JudgeFailure, JudgeOutage) as failure:
+        async with asyncio.timeout(PATIENCE_S):
+            await scheduler.complete(
+                endpoint,
+                [{"role": "user", "content": "Answer with the word yes."}],
+                sampling={"max_tokens": 16},
+            )
+    except (JudgeFailure, JudgeOutage, TimeoutError) as failure:
         raise ConfigurationError(
             f"{endpoint.base_url} does not serve the {endpoint.role}'s model {endpoint.model} "
             f"({role.model_from}; it lists {', '.join(listed[:5])}): set {role.prefix}.model or "
-            f"ROPD_{endpoint.role.upper()}_MODEL; {failure.message}"
+            f"ROPD_{endpoint.role.upper()}_MODEL; {failure or 'it does not answer'}"
         ) from None
 
 

@@ -174,7 +174,7 @@ def status_fault(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
         return Fault(FailureKind.RATE_LIMIT, message, retry_after_s=retry_after_s(headers))
     if status == 408:
         return Fault(FailureKind.TIMEOUT, message)
-    if status in (400, 413, 422):
+    if status in (400, 404, 413, 422):
         lowered = body[:4000].decode("utf-8", "replace").lower()
         overflow = status == 413 or any(mark in lowered for mark in _OVERFLOW_MARKS)
         kind = FailureKind.CONTEXT_OVERFLOW if overflow else FailureKind.TRANSPORT

@@ -32,7 +32,7 @@ _BLOCK = re.compile(
 )
 
 Fault = str
-"""One of `FAULTS` or `HARMLESS`, `429_long`, or "" for none."""
+"""One of `FAULTS` or `HARMLESS`, `404`, `429_long`, or "" for none."""
 
 FAULTS = (
     "429",
@@ -92,6 +92,7 @@ class FakeJudge:
     json_schema: bool = True
     models: tuple[str, ...] = ("fake",)
     key: str | None = None
+    keep_bodies: bool = True
     requests: Counter[str] = field(default_factory=Counter)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     in_flight: int = 0
@@ -103,6 +104,7 @@ class FakeJudge:
         app = web.Application(client_max_size=1 << 28)
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/v1/responses", self._chat)
         server = TestServer(app)
         await server.start_server()
         try:
@@ -127,8 +129,10 @@ class FakeJudge:
         if self._refuses_key(request):
             return web.Response(status=401)
         body = await request.json()
-        self.bodies.append(body)
-        prompt = body["messages"][0]["content"]
+        if self.keep_bodies:
+            self.bodies.append(body)
+        responses = request.path.endswith("/responses")
+        prompt = body["input" if responses else "messages"][0]["content"]
         role = "rubricator" if "ropd.rubric.v1" in prompt else "verifier"
         number = self.requests[role]
         self.requests[role] += 1
@@ -139,9 +143,12 @@ class FakeJudge:
         spoiled = await self._spoil_transport(request, fault)
         if spoiled is not None:
             return spoiled
+        if not blocks(prompt):
+            return web.json_response(_completion(body["model"], "yes", "stop"))
         payload = self.rubric(prompt) if role == "rubricator" else self.verdicts(prompt)
         text, finish_reason = spoil(payload, fault)
-        return web.json_response(_completion(body["model"], text, finish_reason))
+        style = _response if responses else _completion
+        return web.json_response(style(body["model"], text, finish_reason))
 
     async def _spoil_transport(
         self, request: web.Request, fault: Fault
@@ -152,7 +159,7 @@ class FakeJudge:
             return web.Response(status=429, headers={"Retry-After": "0.05"})
         if fault == "429_long":
             return web.Response(status=429, headers={"Retry-After": "3600"})
-        if fault in ("500", "503"):
+        if fault in ("404", "500", "503"):
             return web.Response(status=int(fault), text="broken")
         if fault == "reset":
             assert request.transport is not None
@@ -248,4 +255,16 @@ def _completion(model: str, text: str, finish_reason: str) -> dict[str, Any]:
             "completion_tokens": 20,
             "prompt_tokens_details": {"cached_tokens": 40},
         },
+    }
+
+
+def _response(model: str, text: str, finish_reason: str) -> dict[str, Any]:
+    content = [{"type": "output_text", "text": text}]
+    return {
+        "model": model,
+        "output": [{"type": "message", "content": content}],
+        "incomplete_details": {"reason": "max_output_tokens"}
+        if finish_reason == "length"
+        else None,
+        "usage": {"input_tokens": 100, "output_tokens": 20},
     }

@@ -131,3 +131,52 @@ async def test_an_endpoint_without_json_schema_is_asked_for_text(tmp_path: Path)
         scored = await pipeline.score_group(group(2))
     assert scored.scores == right_scores(group(2))
     assert judge.requests == {"rubricator": 3, "verifier": 3}
+
+
+async def test_the_responses_style_is_judged_alike(tmp_path: Path) -> None:
+    judge = FakeJudge(fault=lambda role, number: "truncated_json" if number == 0 else "")
+    role = {"api": "responses"}
+    async with (
+        judge.serve() as url,
+        pipeline_for(url, tmp_path, rubricator=role, verifier=role) as pipeline,
+    ):
+        scored = await pipeline.score_group(group(1))
+        metrics = pipeline.metrics()
+    assert scored.scores == right_scores(group(1))
+    assert metrics["ropd/judge/retries/truncated"] == 2.0
+    assert judge.bodies[0]["text"]["format"]["name"] == "ropd_rubric_v1"
+
+
+async def test_check_names_a_model_that_is_not_served(tmp_path: Path) -> None:
+    judge = FakeJudge(models=("another", "third"), fault=lambda role, number: "404")
+    async with judge.serve() as url, pipeline_for(url, tmp_path) as pipeline:
+        with pytest.raises(ConfigurationError, match=r"another, third.*ROPD_\w+_MODEL"):
+            await pipeline.check()
+
+
+async def test_check_accepts_a_model_that_is_served_but_not_listed(tmp_path: Path) -> None:
+    judge = FakeJudge(models=("another",))
+    async with judge.serve() as url, pipeline_for(url, tmp_path) as pipeline:
+        await pipeline.check()
+
+
+async def test_the_journal_keeps_all_that_a_reward_was_made_of(tmp_path: Path) -> None:
+    judge = FakeJudge(fault=lambda role, number: "empty" if number == 0 else "")
+    of = group(1, size=3)
+    async with judge.serve() as url, pipeline_for(url, tmp_path) as pipeline:
+        scored = await pipeline.score_group(of)
+    record = next(read_records(tmp_path))
+    assert record["judgement_id"] == scored.judgement_id
+    assert (record["uid"], record["step"], record["question"]) == ("uid-1", 1, "What is 1 + 1?")
+    assert [rollout["text"] for rollout in record["rollouts"]] == [r.text for r in of.rollouts]
+    assert [len(teacher["sha256"]) for teacher in record["teachers"]] == [64] * 4
+    panel = record["panels"][0]
+    assert sorted(panel["order"]) == list(range(7))
+    assert [len(verdict) for verdict in panel["student_verdicts"]] == [len(panel["rubric"])] * 3
+    assert [call["stage"] for call in record["calls"]] == ["rubricator"] * 2 + ["verifier"] * 2
+    assert record["calls"][0]["fault"].startswith("unparseable")
+    assert "ropd.batch_verifier.v2" in record["calls"][3]["raw"]
+    assert record["calls"][3]["completion_tokens"] == 20
+    assert record["roles"]["rubricator"]["temperature"] == 0.7
+    assert set(record["templates"]) == {"rubricator", "verifier"}
+    assert tuple(record["scores"]) == scored.scores

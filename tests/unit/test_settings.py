@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from omegaconf import OmegaConf
 
 from algo.ropd.errors import ConfigurationError
 from algo.ropd.settings import RopdSettings
+from ropd_verl.config import compose_config
 
 
 def test_the_defaults_are_the_papers() -> None:
@@ -20,6 +22,17 @@ def test_naming_one_key_of_a_role_keeps_the_others() -> None:
     settings = RopdSettings.from_node({"judge": {"rubricator": {"model": "m"}}})
     assert settings.judge.rubricator.temperature == 0.7
     assert settings.judge.rubricator.max_tokens == 8192
+
+
+@pytest.mark.parametrize("judge", ["openai", "local_vllm", "embedded"])
+def test_the_shipped_judges_compose_and_validate(judge: str) -> None:
+    config = compose_config("ropd", [f"judge={judge}"])
+    node = OmegaConf.to_container(config.ropd, resolve=True)
+    assert isinstance(node, dict)
+    roles = RopdSettings.from_node({str(key): value for key, value in node.items()}).judge
+    assert (roles.rubricator.temperature, roles.verifier.temperature) == (0.7, 0.0)
+    assert roles.rubricator.base_url == roles.verifier.base_url
+    assert (roles.verifier.context_tokens is not None) == (judge == "local_vllm")
 
 
 @pytest.mark.parametrize(

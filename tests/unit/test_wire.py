@@ -129,7 +129,7 @@ def test_a_200_without_a_reply_is_a_transport_fault(body: bytes) -> None:
         (500, b"", FailureKind.TRANSPORT, True, True),
         (503, b"", FailureKind.TRANSPORT, True, True),
         (401, b"", FailureKind.TRANSPORT, True, True),
-        (404, b"", FailureKind.TRANSPORT, True, True),
+        (404, b"no such model", FailureKind.TRANSPORT, False, False),
         (302, b"", FailureKind.TRANSPORT, True, True),
         (400, b"bad temperature", FailureKind.TRANSPORT, False, False),
         (400, b"maximum context length is 10", FailureKind.CONTEXT_OVERFLOW, False, False),
