@@ -9,7 +9,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from algo.ropd.teacher_builder import BuildReport
+from algo.ropd.teacher_builder import BuildReport, Permission
 from algo.ropd.teacher_cost import Budget, cost
 from algo.ropd.teacher_index import AnswerStatus
 
@@ -57,11 +57,14 @@ class BuildProgress:
             note=", ".join(self._notes(report)),
         )
 
-    def may_ask(self, report: BuildReport, in_flight: int) -> bool:
-        if not self._stopped and not self._budget.allows(report, in_flight):
+    def may_ask(self, report: BuildReport, in_flight: int) -> Permission:
+        allowed = not self._stopped and self._budget.allows(report, in_flight)
+        if not allowed and not self._stopped:
+            if in_flight:
+                return Permission.WAIT
             self.stop("the budget is used up")
         report.stopped = self._stopped
-        return not self._stopped
+        return Permission.GO if allowed else Permission.STOP
 
     def _notes(self, report: BuildReport) -> list[str]:
         notes = [f"{report.completion_tokens:,} tokens"]

@@ -31,6 +31,7 @@ from algo.ropd.teacher_builder import (
     Order,
     Wanted,
     Watch,
+    allowed_ahead,
     answer_of,
     lacking,
     recorded_sampling,
@@ -152,9 +153,7 @@ class _BatchBuild:
     async def send(self, wanted: Sequence[Wanted]) -> int:
         """Send batches for `wanted` as far as the budget goes; returns the number of requests."""
         slots = [item for item in wanted for _ in range(item.missing)]
-        allowed = 0
-        while allowed < len(slots) and self.watch.may_ask(self.report, allowed):
-            allowed += 1
+        allowed = allowed_ahead(self.watch, self.report, len(slots))
         lines = (self._request(item) for item in slots[:allowed])
         for chunk in _chunks(lines, self.limits):
             entry = Sent(uuid4().hex, self.order.seed, self.endpoint.settings.max_tokens)

@@ -16,6 +16,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Any, Protocol
 
 from algo.data.prompt_file import PromptRow
@@ -104,6 +105,15 @@ class BuildReport:
         self.largest_completion = max(self.largest_completion, completion)
 
 
+class Permission(Enum):
+    """Whether one more request may be sent."""
+
+    GO = auto()
+    WAIT = auto()
+    """Not beside those in flight; ask again when one of them has ended."""
+    STOP = auto()
+
+
 class Watch(Protocol):
     """Looks on while a build runs, and says whether it shall go on."""
 
@@ -111,8 +121,8 @@ class Watch(Protocol):
         """An answer was stored, or a request failed."""
         ...
 
-    def may_ask(self, report: BuildReport, in_flight: int) -> bool:
-        """Whether one more request may be sent; False ends the build once those out are back."""
+    def may_ask(self, report: BuildReport, in_flight: int) -> Permission:
+        """Whether one more request may be sent. `WAIT` only while some are in flight."""
         ...
 
 
@@ -154,6 +164,14 @@ def _had_less_room(answer: TeacherAnswer, max_tokens: int) -> bool:
         answer.status is AnswerStatus.TRUNCATED
         and answer.sampling.get("max_tokens", max_tokens) < max_tokens
     )
+
+
+def allowed_ahead(watch: Watch, report: BuildReport, wanted: int) -> int:
+    """How many of `wanted` requests may be sent all at once."""
+    for ahead in range(wanted):
+        if watch.may_ask(report, ahead) is not Permission.GO:
+            return ahead
+    return wanted
 
 
 async def build(
@@ -203,12 +221,13 @@ class _Build:
     slots: Iterator[Wanted]
     in_flight: int = 0
     failures_in_a_row: int = 0
+    one_ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def work(self) -> None:
         """One of the build's `concurrency` lines of work: slot after slot until none is left."""
         for item in self.slots:
             while item.rejected <= self.order.retries:
-                if not self.watch.may_ask(self.report, self.in_flight):
+                if not await self._allowed():
                     return
                 answer = await self._ask(item)
                 if answer is None or answer.status is AnswerStatus.USABLE:
@@ -216,30 +235,43 @@ class _Build:
                 item.rejected += 1
                 self.report.given_up += item.rejected == self.order.retries + 1
 
+    async def _allowed(self) -> bool:
+        while True:
+            permission = self.watch.may_ask(self.report, self.in_flight)
+            if permission is not Permission.WAIT:
+                return permission is Permission.GO
+            await self.one_ended.wait()
+
     async def _ask(self, item: Wanted) -> TeacherAnswer | None:
-        sampling = self._sampling(item)
+        # In flight until it is counted, so that a budget never loses sight of it.
         self.in_flight += 1
         try:
-            messages = teacher_messages(item.prompt.messages, self.order.system)
+            answer = await self._answered(item)
+            if answer is not None:
+                await self.commits.store(answer)
+                self.report.count(answer)
+        finally:
+            self.in_flight -= 1
+            self.one_ended.set()  # wakes all that wait, and nobody who comes later
+            self.one_ended.clear()
+        self.watch.update(self.report)
+        return answer
+
+    async def _answered(self, item: Wanted) -> TeacherAnswer | None:
+        sampling = self._sampling(item)
+        messages = teacher_messages(item.prompt.messages, self.order.system)
+        try:
             reply = await self.engine.complete(self.endpoint, messages, sampling=sampling)
         except JudgeFailure as failure:
             self._failed(failure)
             return None
-        finally:
-            self.in_flight -= 1
         self.failures_in_a_row = 0
-        answer = answer_of(
-            item.prompt.fingerprint, reply, recorded_sampling(self.endpoint, sampling)
-        )
-        await self.commits.store(answer)
-        self.report.count(answer)
-        self.watch.update(self.report)
-        return answer
+        recorded = recorded_sampling(self.endpoint, sampling)
+        return answer_of(item.prompt.fingerprint, reply, recorded)
 
     def _failed(self, failure: JudgeFailure) -> None:
         self.report.failures[failure.kind.value] += 1
         self.report.last_failure = str(failure)
-        self.watch.update(self.report)
         self.failures_in_a_row += 1
         if self.failures_in_a_row >= FAILURES_IN_A_ROW:
             raise failure

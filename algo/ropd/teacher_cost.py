@@ -20,9 +20,9 @@ def cost(prices: PricesSettings, prompt_tokens: float, completion_tokens: float)
 
 @dataclass(frozen=True)
 class Budget:
-    """Stops a build while the requests in flight are still expected to fit.
+    """Most tokens and most money that a build may use. None is no limit.
 
-    Each of them is taken to be as large as the largest reply so far; before the first reply, as
+    A request in flight is taken to be as large as the largest so far; before the first reply, as
     large as `max_tokens` allows.
     """
 

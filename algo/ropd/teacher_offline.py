@@ -17,6 +17,7 @@ from algo.ropd.teacher_builder import (
     Order,
     Wanted,
     Watch,
+    allowed_ahead,
     answer_of,
     lacking,
     recorded_sampling,
@@ -97,9 +98,7 @@ def _requests(
 ) -> Iterator[OfflineRequest]:
     """What the budget allows of the missing answers."""
     slots = [item for item in wanted if item.rejected <= order.retries for _ in range(item.missing)]
-    for ahead, item in enumerate(slots):
-        if not watch.may_ask(report, ahead):
-            return
+    for item in slots[: allowed_ahead(watch, report, len(slots))]:
         yield _request(item.prompt, order, endpoint, item.attempts)
         item.attempts += 1
 

@@ -14,7 +14,7 @@ from algo.ropd.endpoint import Endpoint
 from algo.ropd.errors import JudgeOutage
 from algo.ropd.settings import RoleSettings
 from algo.ropd.teacher_batch import BatchLimits, Ledger, build_by_batch
-from algo.ropd.teacher_builder import BuildReport, Order, teacher_of
+from algo.ropd.teacher_builder import BuildReport, Order, Permission, teacher_of
 from algo.ropd.teacher_index import AnswerStatus, TeacherIndex, prompt_fingerprint
 from algo.ropd.teacher_index_writer import TeacherIndexWriter
 from tests.contract.batch_endpoint import BatchEndpoint, reply
@@ -48,8 +48,8 @@ class CrashingApi(BatchApi):
 class Unlimited:
     def update(self, report: BuildReport) -> None: ...
 
-    def may_ask(self, report: BuildReport, in_flight: int) -> bool:
-        return True
+    def may_ask(self, report: BuildReport, in_flight: int) -> Permission:
+        return Permission.GO
 
 
 def prompts(count: int) -> list[PromptRow]:

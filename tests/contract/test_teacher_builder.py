@@ -188,12 +188,14 @@ def test_second_builder_refuses(data: Path, tmp_path: Path) -> None:
 
 def test_budget_in_tokens_stops_before_it_and_goes_on_later(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "index"
-    budget = ("--concurrency", "2", "--max-tokens", "50", "--budget-tokens", "170")
-    with serving(TeacherEndpoint()) as endpoint:
+    # Room for 3 requests at most tokens, and for 5 of the size that they turn out to have.
+    budget = ("--concurrency", "64", "--max-tokens", "50", "--budget-tokens", "170")
+    with serving(TeacherEndpoint(latency_s=0.2)) as endpoint:
         result = build(endpoint, data, out, *budget)
         assert result.returncode == 1
         assert "the budget is used up" in result.stderr
-        assert 1 <= sum(endpoint.asked.values()) <= 170 // 30
+        assert endpoint.peak_in_flight == 3
+        assert sum(endpoint.asked.values()) == 170 // 30
         assert build(endpoint, data, out).returncode == 0
     assert sum(endpoint.asked.values()) == 12
 

@@ -15,7 +15,7 @@ import pytest
 from algo.data.prompt_file import PromptRow
 from algo.ropd.endpoint import Endpoint, Reply
 from algo.ropd.settings import RoleSettings
-from algo.ropd.teacher_builder import BuildReport, Order, teacher_of
+from algo.ropd.teacher_builder import BuildReport, Order, Permission, teacher_of
 from algo.ropd.teacher_index import AnswerStatus, TeacherIndex, prompt_fingerprint
 from algo.ropd.teacher_index_writer import TeacherIndexWriter
 from algo.ropd.teacher_offline import OfflineEngine, OfflineRequest, build_offline
@@ -28,8 +28,8 @@ ENDPOINT = Endpoint(
 class Unlimited:
     def update(self, report: BuildReport) -> None: ...
 
-    def may_ask(self, report: BuildReport, in_flight: int) -> bool:
-        return True
+    def may_ask(self, report: BuildReport, in_flight: int) -> Permission:
+        return Permission.GO
 
 
 def prompt(i: int) -> PromptRow:
