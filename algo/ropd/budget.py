@@ -23,20 +23,25 @@ _LETTERS: Final = ascii_letters.encode()
 _SPACES: Final = b" \t"
 _FENCE_TOKENS: Final = 64
 """For the two lines around a block: label and nonce, twice."""
-_FRAME_TOKENS: Final = 128
-"""For what a server's chat template adds around the message."""
+_FRAME_TOKENS: Final = 256
+"""For what a server's chat template adds around the message, and for the note of a repair turn."""
 _LEAST_ANSWER_TOKENS: Final = 64
 """An answer is not cut below this; a prompt that still does not fit fails."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One request's share of the answers: their places, their texts as shown, characters cut."""
+    """One request's share of the answers: their places, their texts as shown, characters cut.
+
+    `prompt_tokens` and `spare_tokens` (what the context has left beside prompt and reply) are
+    `None` where no context is configured.
+    """
 
     places: tuple[int, ...]
     texts: tuple[str, ...]
     cut_characters: int
-    prompt_tokens: int | None
+    prompt_tokens: int | None = None
+    spare_tokens: int | None = None
 
 
 class Budget:
@@ -61,12 +66,13 @@ class Budget:
         """
         everyone = tuple(range(len(answers)))
         if self._context is None:
-            return [Call(everyone, tuple(answers), 0, None)]
+            return [Call(everyone, tuple(answers), 0)]
         fixed = _FRAME_TOKENS + sum(self._count(text) for text in frame)
         sizes = [self._count(answer) for answer in answers]
         room = self._context - self._reply - fixed
-        if sum(sizes) + _FENCE_TOKENS * len(sizes) <= room:
-            return [Call(everyone, tuple(answers), 0, fixed + sum(sizes))]
+        needed = sum(sizes) + _FENCE_TOKENS * len(sizes)
+        if needed <= room:
+            return [Call(everyone, tuple(answers), 0, fixed + needed, room - needed)]
         if self._overflow == "fail":
             raise self._failure(fixed + sum(sizes))
         chunks = _packed(sizes, room) if self._overflow == "split" else [everyone]
@@ -80,7 +86,8 @@ class Budget:
         fixed: int,
         room: int,
     ) -> Call:
-        cap = _water_level([sizes[place] for place in chunk], room - _FENCE_TOKENS * len(chunk))
+        fences = _FENCE_TOKENS * len(chunk)
+        cap = _water_level([sizes[place] for place in chunk], room - fences)
         if cap < _LEAST_ANSWER_TOKENS:
             raise self._failure(fixed + sum(sizes[place] for place in chunk))
         texts = tuple(
@@ -88,8 +95,8 @@ class Budget:
             for place in chunk
         )
         lost = sum(len(answers[place]) for place in chunk) - sum(map(len, texts))
-        tokens = fixed + sum(min(sizes[place], cap) for place in chunk)
-        return Call(chunk, texts, max(0, lost), tokens)
+        needed = fences + sum(min(sizes[place], cap) for place in chunk)
+        return Call(chunk, texts, max(0, lost), fixed + needed, room - needed)
 
     def _failure(self, tokens: int) -> JudgeFailure:
         return JudgeFailure(

@@ -15,10 +15,10 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeVar
 
-from algo.ropd.budget import Budget, Call
+from algo.ropd.budget import Budget, Call, estimated_tokens
 from algo.ropd.endpoint import Endpoint, Reply
 from algo.ropd.errors import FailureKind, JudgeFailure, RequestRejected
-from algo.ropd.extraction import NoJson, extract_object, looks_like_refusal
+from algo.ropd.extraction import NoJson, after_thinking, extract_object, looks_like_refusal
 from algo.ropd.prompts import PromptTemplate, VerifierPrompts, rubricator_prompt
 from algo.ropd.rubric import (
     RUBRIC_SCHEMA,
@@ -64,8 +64,8 @@ class Question(Generic[Read]):
     schema_version: str
     json_schema: Mapping[str, Any]
     read: Callable[[Mapping[str, Any]], Read]
-    cut_characters: int = 0
-    prompt_tokens: int | None = None
+    call: Call
+    """What the budget made of the answers."""
 
 
 @dataclass(eq=False)
@@ -86,7 +86,8 @@ class Judge:
         self.endpoint = endpoint
         self._scheduler = scheduler
         self._priority = priority
-        self._text_only = endpoint.settings.structured == "text"
+        self._structured = endpoint.settings.structured
+        self._text_only = self._structured == "text"
 
     def deadline(self) -> Deadline:
         """The deadline of a stage that begins now."""
@@ -99,7 +100,9 @@ class Judge:
         messages = _messages(question.prompt)
         faults: Counter[FailureKind] = Counter()
         while True:
-            constrained = not self._text_only and FailureKind.TRUNCATED not in faults
+            # A reply may have been cut off because the schema lets a model write spaces for ever.
+            loosened = self._structured == "auto" and FailureKind.TRUNCATED in faults
+            constrained = not self._text_only and not loosened
             reply = await self._reply(question, messages, constrained, deadline, transcript)
             try:
                 value = _read(question, reply)
@@ -114,7 +117,7 @@ class Judge:
                         self.endpoint.name,
                     ) from None
                 self._scheduler.count_retry(unusable.kind)
-                messages = _repair_turn(question.prompt, reply, unusable)
+                messages = _repair_turn(question, reply, unusable)
             else:
                 transcript.append(self._exchange(question, reply, None))
                 return value
@@ -131,7 +134,7 @@ class Judge:
             try:
                 return await self._send(question, messages, constrained, deadline)
             except RequestRejected as rejected:
-                if not constrained or self.endpoint.settings.structured == "json_schema":
+                if not constrained or self._structured == "json_schema":
                     raise
                 if rejected.kind is FailureKind.CONTEXT_OVERFLOW:
                     raise
@@ -155,13 +158,13 @@ class Judge:
             response_format=_response_format(question) if constrained else None,
             priority=self._priority,
             deadline=deadline,
-            prompt_tokens=question.prompt_tokens,
+            prompt_tokens=question.call.prompt_tokens,
         )
 
     def _exchange(
         self, question: Question[Any], reply: Reply | None, fault: str | None
     ) -> Exchange:
-        return Exchange(self.endpoint.role, reply, fault, question.cut_characters)
+        return Exchange(self.endpoint.role, reply, fault, question.call.cut_characters)
 
     def _go_text_only(self, rejected: RequestRejected) -> None:
         if not self._text_only:
@@ -202,8 +205,7 @@ class Rubricator:
                 RUBRIC_SCHEMA,
                 rubric_json_schema(self._criteria),
                 lambda payload: parse_rubric(payload, self._criteria),
-                call.cut_characters,
-                call.prompt_tokens,
+                call,
             ),
             self._judge.deadline(),
             transcript,
@@ -250,8 +252,7 @@ class Verifier:
                     VERIFIER_SCHEMA,
                     verifier_json_schema(count, len(rubric.criteria)),
                     lambda payload: parse_verdicts(payload, count, rubric),
-                    call.cut_characters,
-                    call.prompt_tokens,
+                    call,
                 ),
                 deadline,
                 transcript,
@@ -304,24 +305,27 @@ def _messages(prompt: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": prompt}]
 
 
-def _repair_turn(prompt: str, reply: Reply, unusable: Unusable) -> list[dict[str, str]]:
+def _repair_turn(question: Question[Any], reply: Reply, unusable: Unusable) -> list[dict[str, str]]:
     """The next messages: the reply and what was wrong with it, or the prompt with a note.
 
-    The note stands in the one user message where there is no reply worth showing, because many
-    chat templates refuse two user messages in a row.
+    The note stands in the one user message where there is no reply worth showing or no room for
+    it, because many chat templates refuse two user messages in a row.
     """
-    wrong = (
-        f"Your reply cannot be used: {unusable.message}. "
-        "Answer again with the one JSON object described above and nothing else."
-    )
-    if unusable.kind in (FailureKind.INVALID, FailureKind.UNPARSEABLE) and reply.text.strip():
+    said = after_thinking(reply.text).strip()[:_LONGEST_QUOTED]
+    spare = question.call.spare_tokens
+    fits = spare is None or estimated_tokens(said) <= spare
+    if said and fits and unusable.kind in (FailureKind.INVALID, FailureKind.UNPARSEABLE):
         return [
-            *_messages(prompt),
-            {"role": "assistant", "content": reply.text[:_LONGEST_QUOTED]},
-            {"role": "user", "content": wrong},
+            *_messages(question.prompt),
+            {"role": "assistant", "content": said},
+            {
+                "role": "user",
+                "content": f"Your reply cannot be used: {unusable.message}. "
+                "Answer again with the one JSON object described above and nothing else.",
+            },
         ]
     return _messages(
-        f"{prompt}\n\nAn earlier reply to this was of no use: {unusable.message}. "
+        f"{question.prompt}\n\nAn earlier reply to this was of no use: {unusable.message}. "
         "Answer with the one JSON object described above, compactly, and nothing else."
     )
 

@@ -120,6 +120,7 @@ def rubric_json_schema(criteria: tuple[int, int]) -> dict[str, Any]:
         {
             "schema_version": {"type": "string", "enum": [RUBRIC_SCHEMA]},
             "rubrics": _array(criterion, *criteria),
+            "maximum_score": {"type": "integer"},
         }
     )
 

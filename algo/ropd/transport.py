@@ -75,7 +75,8 @@ class Transport:
                     method, url, data=body, headers=headers, allow_redirects=False
                 ) as response,
             ):
-                return response.status, response.headers, await _bounded_body(response)
+                received = await _bounded_body(response)
+                return response.status, response.headers, _without_key(received, endpoint)
         except TimeoutError:
             raise Fault(
                 FailureKind.TIMEOUT, f"no complete reply within {timeout_s:.1f} s"
@@ -108,6 +109,13 @@ def _is_loopback(url: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _without_key(body: bytes, endpoint: Endpoint) -> bytes:
+    """Some servers quote the key they refuse; it must not travel on in an error message."""
+    if endpoint.api_key is None:
+        return body
+    return body.replace(endpoint.api_key.get_secret_value().encode(), b"(key)")
 
 
 async def _bounded_body(response: aiohttp.ClientResponse) -> bytes:

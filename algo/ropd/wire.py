@@ -170,6 +170,9 @@ def _responses_text(payload: dict[str, Any]) -> tuple[str, str]:
 def status_fault(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
     """The fault that an HTTP status other than 200 stands for."""
     message = f"HTTP {status}: {excerpt(body)}"
+    if status in (401, 403):
+        # Without the body, which may quote a part of the key.
+        return Fault(FailureKind.TRANSPORT, f"HTTP {status}: the endpoint refuses the key")
     if status == 429:
         return Fault(FailureKind.RATE_LIMIT, message, retry_after_s=retry_after_s(headers))
     if status == 408:

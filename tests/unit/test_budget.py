@@ -55,7 +55,10 @@ def test_a_planned_prompt_never_exceeds_the_context(sizes: list[int], context: i
         assert [place for call in calls for place in call.places] == list(range(len(answers)))
         for call in calls:
             tokens = sum(map(estimated_tokens, FRAME)) + sum(map(estimated_tokens, call.texts))
-            assert tokens + 64 * len(call.texts) + 128 + 100 <= context
+            assert call.prompt_tokens is not None
+            assert call.spare_tokens is not None
+            assert call.prompt_tokens + call.spare_tokens + 100 == context
+            assert tokens + 64 * len(call.texts) + 256 + 100 <= context
 
 
 def test_splitting_cuts_nothing_that_fits_alone() -> None:
@@ -101,7 +104,7 @@ def test_a_tokenizer_counts_exactly(tmp_path: Path) -> None:
     own.save(str(tmp_path / "tokenizer.json"))
     role = RoleSettings(tokenizer=str(tmp_path), context_tokens=1000, max_tokens=10)
     (call,) = Budget("verifier", role, "cut").plan([], ["a a a b"])
-    assert call.prompt_tokens == 128 + 4
+    assert call.prompt_tokens == 256 + 64 + 4
 
 
 @pytest.mark.parametrize("text", ["", "plain words here", "3.14159", "\u4e2d\u6587", "\ud800"])
