@@ -18,6 +18,8 @@ from typing import Any
 import psutil
 import pytest
 
+from ropd_verl.summary import read_metrics
+
 ROOT = Path(__file__).parents[2]
 _MARK = "ROPD_TEST_RUN"
 
@@ -96,9 +98,8 @@ class Started:
 
     @property
     def steps(self) -> dict[int, dict[str, Any]]:
-        from ropd_verl.summary import read_metrics
-
-        return read_metrics(sorted((self.run / "metrics").glob("*.jsonl")))
+        """Metrics by step, as far as they are written."""
+        return read_metrics(sorted(self.root.glob("[0-9]*/metrics/*.jsonl")))
 
     @property
     def summary(self) -> dict[str, Any]:
