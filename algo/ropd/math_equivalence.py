@@ -114,7 +114,8 @@ def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
 def _serve() -> None:
     from math_verify import parse, verify
 
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    if sys.platform == "linux":  # elsewhere this limit is not kept, or cannot be set
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     logging.disable(logging.CRITICAL)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
