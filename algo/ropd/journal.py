@@ -79,10 +79,8 @@ class Journal:
             self._file.write(b"".join(lines))
             self._file.flush()
             os.fsync(self._file.fileno())
-        except OSError as error:
-            raise JournalError(
-                f"cannot write to the journal in {self._folder}: {error.strerror}"
-            ) from None
+        except (OSError, ValueError) as error:  # ValueError: the file is closed
+            raise JournalError(f"cannot write to the journal in {self._folder}: {error}") from None
 
     async def aclose(self) -> None:
         if self._flusher is not None:

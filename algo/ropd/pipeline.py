@@ -95,6 +95,7 @@ class Pipeline:
     async def _judge(self, judgement: Judgement) -> ScoredGroup:
         """Algorithm 1 for one question, from Y_T and Y_S to the scores."""
         rollouts = judgement.group.rollouts
+        # Neither judge is shown a rollout that a rule has scored: it holds no answer.
         judged = [index for index, rollout in enumerate(rollouts) if rollout.rule is None]
         judgement.teachers = self._teacher_answers(judgement.fingerprint)  # Y_T (Eq. 1)
         shared = self._settings.rubric.mode == "shared"

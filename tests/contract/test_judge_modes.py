@@ -291,3 +291,34 @@ async def test_a_probe_that_scores_high_warns_or_stops(
         assert metrics["ropd/probe/lone_colon"] == 0.0
         assert isinstance(stopped.value, JudgeOutage) == (action == "stop")
     assert "'claim'" in caplog.text
+
+
+async def test_groups_that_are_given_up_midway_leave_nothing_behind(tmp_path: Path) -> None:
+    judge = FakeJudge(
+        delay_s=lambda role: 0.01,
+        fault=lambda role, number: ("500", "429", "hang", "", "", "", "")[number % 7],
+    )
+    limits = {"concurrency": 4, "max_concurrency": 4, "hedge_after_s": 0.05}
+    role = {"timeout_s": 0.3}
+    async with (
+        judge.serve() as url,
+        pipeline_for(url, tmp_path, limits=limits, rubricator=role, verifier=role) as pipeline,
+    ):
+        for round_number in range(6):
+            numbers = range(20 * round_number, 20 * round_number + 20)
+            tasks = [asyncio.create_task(pipeline.score_group(group(n))) for n in numbers]
+            await asyncio.sleep(0.02 * round_number)
+            for task in tasks[::2]:
+                task.cancel()
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+            for number, end in zip(numbers, ends, strict=True):
+                if isinstance(end, BaseException):
+                    assert isinstance(end, asyncio.CancelledError | JudgeFailure), end
+                else:
+                    assert end.scores == right_scores(group(number))
+        judge.fault = lambda role, number: ""
+        last = await pipeline.score_group(group(999))
+        metrics = pipeline.metrics()
+    assert last.scores == right_scores(group(999))
+    assert metrics["ropd/judge/in_flight"] == 0.0
+    assert metrics["ropd/groups_judged"] > 30

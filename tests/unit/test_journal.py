@@ -102,6 +102,13 @@ async def test_a_failed_write_fails_every_record_of_its_batch(
     await journal.aclose()
 
 
+async def test_a_record_that_comes_after_the_end_is_an_error_not_a_wait(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, 1 << 20)
+    await journal.aclose()
+    with pytest.raises(JournalError, match="cannot write"):
+        await asyncio.wait_for(journal.append({"n": 1}), 5.0)
+
+
 def test_a_folder_that_cannot_be_written_names_the_setting(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")
     with pytest.raises(JournalError, match=r"ropd\.journal_dir"):
