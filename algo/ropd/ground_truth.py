@@ -28,13 +28,20 @@ def grade(data_source: str, solution_text: str, ground_truth: object) -> float:
     """1.0 if `solution_text` ends in the right answer, else 0.0.
 
     Blocks: a mathematical comparison takes milliseconds, at worst `math_equivalence.LIMIT_S`. Safe
-    to call from any thread. Raises `ConfigurationError` for an unknown `data_source`.
+    to call from any thread. Raises `ConfigurationError` for an unknown `data_source` and for a row
+    without ground truth.
     """
     rule = _rule(data_source)
+    truth = "" if ground_truth is None else str(ground_truth).strip()
+    if not truth:
+        raise ConfigurationError(
+            f"column reward_model.ground_truth is empty in a {data_source!r} row, which cannot be "
+            "graded: `ropd data check --validation FILE` lists all such rows"
+        )
     final = after_thinking(solution_text)
     if final is None:
         return 0.0
-    return float(rule(final[-_TAIL:], str(ground_truth).strip()))
+    return float(rule(final[-_TAIL:], truth))
 
 
 def can_grade(data_source: str) -> bool:
@@ -44,7 +51,7 @@ def can_grade(data_source: str) -> bool:
 
 def after_thinking(text: str) -> str | None:
     """The text after the last ``</think>``; None when thinking was begun and never ended."""
-    before, close, final = text.rpartition(_THINK_CLOSE)
+    _, close, final = text.rpartition(_THINK_CLOSE)
     if _THINK_OPEN in final:
         return None
     return final if close else text
@@ -66,10 +73,10 @@ def _arithmetic(final: str, truth: str) -> bool:
 
 
 _CHOICE = re.compile(
-    r"\\boxed\{\s*(?:\\(?:text|mathrm|textbf|mathbf)\{)?\s*\(?([A-Z])\)?\s*\}"
-    r"|\b(?:answer|choice|option)\b(?:\s+is)?[\s:*_(\[$]*([A-Z])\b"
-    r"|^[\s*_]*\(?([A-Z])\)?[.\s*_]*$",
-    re.IGNORECASE | re.MULTILINE,
+    r"\\boxed\{\s*(?:\\(?:text|mathrm|textbf|mathbf)\{)?\s*\(?([A-Ha-h])\)?\s*\}"
+    r"|\b(?i:answer|choice|option)\b(?:\s+is)?[\s:*_(\[$]*([A-H])\b"
+    r"|^[\s*_]*\(?([A-H])\)?[.\s*_]*$",
+    re.MULTILINE,
 )
 
 

@@ -320,12 +320,14 @@ class _Commits:
                         stored.set_result(None)
 
 
-def teacher_messages(messages: Sequence[Message], system: str | None) -> list[Message]:
+def teacher_messages(messages: Sequence[Message], system: str | None) -> list[dict[str, Any]]:
     """What the teacher is sent for a prompt: its messages, under another system message if set."""
+    # Arrow fills keys that only some messages have with nulls, which endpoints refuse.
+    own = [{k: v for k, v in message.items() if v is not None} for message in messages]
     if system is None:
-        return list(messages)
-    own = [message for message in messages if message["role"] != "system"]
-    return [{"role": "system", "content": system}, *own]
+        return own
+    rest = [message for message in own if message["role"] != "system"]
+    return [{"role": "system", "content": system}, *rest]
 
 
 def recorded_sampling(endpoint: Endpoint, sampling: Mapping[str, Any]) -> dict[str, Any]:

@@ -152,6 +152,18 @@ def test_seed_system_and_key_reach_the_teacher(data: Path, tmp_path: Path) -> No
     ]
 
 
+def test_nulls_that_arrow_adds_are_not_sent(tmp_path: Path) -> None:
+    chats = [
+        [{"role": "user", "content": "a", "name": "ann"}],
+        [{"role": "user", "content": "b"}],
+    ]
+    data = tmp_path / "train.parquet"
+    pq.write_table(pa.Table.from_pylist([{"prompt": chat} for chat in chats]), data)
+    with serving(TeacherEndpoint()) as endpoint:
+        build(endpoint, data, tmp_path / "i", "--answers", "1")
+    assert [body["messages"] for body in endpoint.bodies] == chats
+
+
 def test_another_teacher_is_not_mixed_in(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "index"
     with serving(TeacherEndpoint()) as endpoint:

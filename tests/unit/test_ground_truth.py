@@ -99,6 +99,9 @@ def test_missing_math_verify_names_the_extra(monkeypatch: pytest.MonkeyPatch) ->
         ("The answer is C. No: answer B", 0.0),
         ("reasoning\nC", 1.0),
         ("Carbon is an element", 0.0),
+        ("Answer: C\nSo the answer is a consequence of b.", 1.0),
+        ("Answer: C. My choice I think is right.", 1.0),
+        (r"\boxed{c}", 1.0),
     ],
 )
 def test_choice_reads_the_last_stated_letter(text: str, score: float) -> None:
@@ -110,6 +113,12 @@ def test_unknown_data_source_names_the_column_and_the_known_ones() -> None:
         grade("poetry", "roses", "red")
     assert not can_grade("poetry")
     assert can_grade("aime25")
+
+
+def test_row_without_ground_truth_is_refused() -> None:
+    for truth in (None, " "):
+        with pytest.raises(ConfigurationError, match=r"reward_model\.ground_truth is empty"):
+            grade("aime24", r"\boxed{1}", truth)
 
 
 @given(st.text(), st.text().filter(lambda text: "think>" not in text))
