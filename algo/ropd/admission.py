@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import logging
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from algo.ropd.endpoint import Endpoint
 from algo.ropd.errors import ConfigurationError, FailureKind, JudgeOutage
 from algo.ropd.limiter import AdaptiveLimit, Charge, RateWindow
 from algo.ropd.settings import LimitsSettings
+
+logger = logging.getLogger(__name__)
 
 _SHORTEST_WAIT_S: Final = 0.05
 """While a server is down its deadlines stand still, however close; they are looked at this often.
@@ -165,8 +168,12 @@ class Admission:
 
     def replied(self, permit: Permit, tokens_used: int | None = None) -> None:
         """The server answered: with a reply, or with a fault that is about the request alone."""
-        lane = permit.lane
-        lane.breaker.replied(self._now())
+        lane, now = permit.lane, self._now()
+        if lane.breaker.down_since is not None:
+            logger.warning(
+                "%s answers again after %.1f s", lane.endpoint.name, now - lane.breaker.down_since
+            )
+        lane.breaker.replied(now)
         lane.limit.kept_up(lane.in_flight)
         self._release(permit, tokens_used)
 
@@ -175,7 +182,16 @@ class Admission:
     ) -> bool:
         """The server failed; returns whether it now counts as down."""
         lane, now = permit.lane, self._now()
+        was_open = lane.breaker.is_open
         lane.breaker.failed(now, permit.epoch, kind, message, retry_after_s)
+        if lane.breaker.is_open and not was_open:
+            logger.warning(
+                "%s is down (%s: %s): its requests wait, for %g s at most",
+                lane.endpoint.name,
+                kind.value,
+                message,
+                self._limits.outage_s,
+            )
         if kind in (FailureKind.RATE_LIMIT, FailureKind.TIMEOUT):
             lane.limit.overloaded(now, permit.sent_at)
         self._release(permit, 0 if kind is FailureKind.RATE_LIMIT else None)
@@ -206,6 +222,13 @@ class Admission:
 
     def down_lanes(self) -> list[Lane]:
         return [lane for lane in self._lanes.values() if lane.breaker.is_open]
+
+    def down_s(self) -> float:
+        """Seconds, over the whole run, during which a server was taken to be down."""
+        return sum(lane.breaker.down_total(self._now()) for lane in self._lanes.values())
+
+    def waiting(self) -> int:
+        return self._waiting
 
     def in_flight(self) -> int:
         return sum(lane.in_flight for lane in self._lanes.values())

@@ -8,6 +8,7 @@ metrics nor ends requests; `pipeline.py` acts on what it says.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +16,8 @@ from typing import Final
 
 from algo.ropd.errors import FailureKind, JudgeFailure, JudgeOutage
 from algo.ropd.settings import GateSettings
+
+logger = logging.getLogger(__name__)
 
 TRIAL_EVERY_S: Final = 5.0
 
@@ -57,6 +60,11 @@ class QualityGate:
             self._closed_at = now
         seconds = now - self._closed_at
         if self._settings.action == "pause" and seconds < self._outage_s:
+            logger.warning(
+                "judging is paused after %d failed groups; single ones try again: %s",
+                self.failed,
+                failure,
+            )
             return None
         return self._outage(failure, seconds)
 

@@ -85,6 +85,7 @@ class Pipeline:
                 await self._prober.visit(group.step)
                 scored = await self._judge(judgement)
             except (JudgeFailure, JudgeOutage) as failure:
+                logger.warning("group %s could not be judged: %s", group.uid, failure)
                 await self._ledger.failed(judgement, failure)
                 raise self._what_now(failure) from None
             await self._ledger.judged(judgement, scored)

@@ -144,7 +144,8 @@ class RequestScheduler:
         return await self._transport.models(endpoint, timeout_s)
 
     def drain_counters(self) -> dict[str, float]:
-        """Retries by kind and hedges since the last call; requests in flight, and their peak."""
+        """Retries by kind and hedges since the last call; requests waiting and in flight, and the
+        peak of these; `down_s` as a total of the run."""
         counters = {
             f"retries/{kind.value}": float(self._retries[kind])
             for kind in FailureKind
@@ -152,6 +153,8 @@ class RequestScheduler:
         }
         counters["retries"] = float(self._retries.total())
         counters["hedges"] = float(self._hedges)
+        counters["down_s"] = self._admission.down_s()
+        counters["waiting"] = float(self._admission.waiting())
         counters["in_flight"] = float(self._admission.in_flight())
         counters["peak_in_flight"] = float(self._admission.peak_in_flight)
         self._retries.clear()

@@ -114,7 +114,7 @@ class LimitsSettings(_Settings):
     breaker_failures: int = Field(default=5, ge=1)
     """An endpoint that fails this often in a row is taken to be down: requests wait for it."""
     outage_s: Seconds = 300.0
-    """How long an endpoint may be down before the run stops."""
+    """How long an endpoint may be down before the run stops, from when it is taken to be down."""
     hedge_after_s: Seconds | None = None
     """Send a second copy of a request unanswered for so long, and take the first reply."""
 

@@ -188,6 +188,28 @@ async def test_concurrency_grows_to_what_the_judge_takes_and_settles_there(
     assert 0 < metrics["ropd/judge/retries/rate_limit"] < 120
 
 
+async def test_tokens_a_minute_are_charged_as_used(tmp_path: Path) -> None:
+    judge = FakeJudge()
+    limits = {"tokens_per_minute": 20_000, "stage_deadline_s": 20.0}
+    async with judge.serve() as url, pipeline_for(url, tmp_path, limits=limits) as pipeline:
+        groups = [group(number) for number in range(20)]
+        scored = await asyncio.gather(*(pipeline.score_group(each) for each in groups))
+    assert [each.scores for each in scored] == [right_scores(each) for each in groups]
+    assert judge.peak_in_flight <= 3  # each may write 4,096 tokens or more, and writes 20
+
+
+async def test_waiting_for_an_endpoint_is_visible(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    judge = FakeJudge(fault=lambda role, number: "503" if number < 8 else "")
+    async with judge.serve() as url, pipeline_for(url, tmp_path) as pipeline:
+        await asyncio.gather(*(pipeline.score_group(group(number)) for number in range(8)))
+        metrics = pipeline.metrics()
+    assert "is down (transport: HTTP 503: broken): its requests wait" in caplog.text
+    assert "answers again after" in caplog.text
+    assert metrics["ropd/judge/down_s"] > 0.0
+
+
 async def test_groups_near_their_end_go_first(tmp_path: Path) -> None:
     judge = FakeJudge(delay_s=lambda role: 0.01)
     limits = {"concurrency": 1, "max_concurrency": 1}
