@@ -68,7 +68,8 @@ def build(
         float, typer.Option(min=1.0, help="Stop when the endpoint is down for so many seconds.")
     ] = 300.0,
     retries: Annotated[
-        int, typer.Option(min=0, help="Truncated, refused or empty answers a prompt may collect.")
+        int,
+        typer.Option(min=0, help="More attempts at a prompt after cut off, refused or empty ones."),
     ] = 2,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first so many prompts.")
@@ -106,6 +107,7 @@ def build(
     """Give every prompt its answers; run again after any interruption to go on."""
     from algo.data.prompt_file import distinct_prompts
     from algo.openai_env import resolve_role
+    from algo.ropd.errors import ConfigurationError
     from algo.ropd.settings import PricesSettings, RoleSettings
     from algo.ropd.teacher_builder import Order, Wanted, lacking, teacher_of
     from algo.ropd.teacher_cost import Budget
@@ -116,6 +118,11 @@ def build(
         base_url, api_key_env = VLLM_URL, None
     elif api_key_env is None and "//api.openai.com" in base_url:
         api_key_env = "OPENAI_API_KEY"
+    if api_key_env is not None and not dry_run and not os.environ.get(api_key_env):
+        raise ConfigurationError(
+            f"{api_key_env} is not set: set it to the key for {base_url}, name another variable "
+            "with --api-key-env, or give the --base-url of an endpoint that asks for no key"
+        )
     prices = PricesSettings(input=price_input, output=price_output)
     settings = RoleSettings(
         model=model,

@@ -3,8 +3,8 @@
 `build` gives every prompt its m usable answers: what the index holds already is never asked for
 again, a prompt with some is topped up. A request's place is only taken by the next one when its
 answer is on disk, so that a build killed at any moment has at most its requests in flight to ask
-again. Answers that were cut short, refused or empty are stored as such; a prompt may collect
-`Order.retries` of them, then it is given up until the order is changed.
+again. Answers that were cut short, refused or empty are stored as such; after more than
+`Order.retries` of them a prompt is given up until the order is changed.
 
 Sending, limits and retries of failed requests are the `scheduler`'s; storing is
 `teacher_index_writer`'s; prices and budgets are `teacher_cost`'s.
@@ -50,7 +50,8 @@ class Order:
     answers: int
     concurrency: int
     retries: int = 2
-    """Truncated, refused or empty answers that a prompt may collect before it is given up."""
+    """Truncated, refused or empty answers after which a prompt is still asked again; those already
+    in flight when it is given up may add to them."""
     seed: int | None = None
     """Attempt k of a prompt is sent with seed + k; None sends no seed."""
     system: str | None = None

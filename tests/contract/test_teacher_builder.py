@@ -184,6 +184,14 @@ def test_unreachable_teacher_stops_with_one_line(data: Path, tmp_path: Path) -> 
     assert "Traceback" not in result.stderr
 
 
+def test_missing_key_names_the_variable_and_the_flags(data: Path, tmp_path: Path) -> None:
+    with serving(TeacherEndpoint()) as endpoint:
+        result = build(endpoint, data, tmp_path / "i", "--api-key-env", "NOT_THERE")
+    assert result.returncode == 1
+    assert result.stderr.startswith("ropd: NOT_THERE is not set")
+    assert "--api-key-env" in result.stderr
+
+
 def test_second_builder_refuses(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "index"
     with serving(TeacherEndpoint(latency_s=20.0)) as endpoint:
