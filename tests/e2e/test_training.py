@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,17 @@ def test_a_dead_judge_stops_the_run_and_the_run_resumes(start: Start) -> None:
     second = start("trainer.total_training_steps=40", "ropd.judge.limits.outage_s=5")
     second.until(lambda: max(second.steps) > stopped_at)
     assert second.run.name == "001"
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_and_all_it_started(start: Start, sent: signal.Signals) -> None:
+    started = start("trainer.total_training_steps=40")
+    started.until(lambda: 1 in started.steps)
+    started.process.send_signal(sent)
+    assert started.wait(60) == 130
+    assert started.left_behind() == []
+    assert started.lines[-1].startswith("interrupted; the same command resumes")
+    assert "Traceback" not in started.output.read_text()
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,9 @@ def compose_config(config_name: str, overrides: Sequence[str]) -> DictConfig:
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             config = compose(
-                name, overrides=[f"hydra.searchpath=[file://{_verl_configs()}]", *overrides]
+                name,
+                # Quoted: the path may hold spaces.
+                overrides=[f"hydra.searchpath=['file://{_verl_configs()}']", *overrides],
             )
         OmegaConf.to_container(config, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:

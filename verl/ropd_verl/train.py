@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RopdError as error:
         print(f"stopped: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # Ray turns SIGTERM into the latter
         print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
         return 130
 
