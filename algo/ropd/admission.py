@@ -17,6 +17,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Final
 
 from algo.ropd.breaker import Breaker
@@ -54,7 +55,7 @@ class Lane:
     """One server: its queue, its breaker and its concurrency limit."""
 
     def __init__(self, endpoint: Endpoint, limits: LimitsSettings, rng: random.Random) -> None:
-        self.endpoint = endpoint
+        self.name = f"{endpoint.model} at {endpoint.base_url}"
         self.breaker = Breaker(limits, rng)
         self.limit = AdaptiveLimit(limits.concurrency, limits.max_concurrency)
         self.queue: list[_Place] = []
@@ -75,13 +76,13 @@ class Deadline:
     """
 
     def __init__(self, lane: Lane, seconds: float) -> None:
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         self._lane = lane
         self._ends_at = now + seconds
         self._down_before = lane.breaker.down_total(now)
 
     def remaining(self) -> float:
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         return self._ends_at - now + self._lane.breaker.down_total(now) - self._down_before
 
 
@@ -114,7 +115,7 @@ class Admission:
         user after a pause.
         """
         if lane.users == 0:
-            lane.breaker.restart_outage(self._now())
+            lane.breaker.restart_outage(monotonic())
         lane.users += 1
         try:
             yield
@@ -146,7 +147,7 @@ class Admission:
 
     def acquire_now(self, lane: Lane, tokens: int) -> Permit | None:
         """A permit without waiting, if nobody waits for one and the limits have room."""
-        now = self._now()
+        now = monotonic()
         busy = lane.head() is not None or lane.in_flight >= lane.limit.value
         if busy or lane.breaker.is_open or self._rate_wait_s(now, tokens) > 0.0:
             return None
@@ -168,10 +169,10 @@ class Admission:
 
     def replied(self, permit: Permit, tokens_used: int | None = None) -> None:
         """The server answered: with a reply, or with a fault that is about the request alone."""
-        lane, now = permit.lane, self._now()
+        lane, now = permit.lane, monotonic()
         if lane.breaker.down_since is not None:
             logger.warning(
-                "%s answers again after %.1f s", lane.endpoint.name, now - lane.breaker.down_since
+                "%s answers again after %.1f s", lane.name, now - lane.breaker.down_since
             )
         lane.breaker.replied(now)
         lane.limit.kept_up(lane.in_flight)
@@ -179,23 +180,22 @@ class Admission:
 
     def failed(
         self, permit: Permit, kind: FailureKind, message: str, retry_after_s: float | None
-    ) -> bool:
-        """The server failed; returns whether it now counts as down."""
-        lane, now = permit.lane, self._now()
+    ) -> None:
+        """The server failed."""
+        lane, now = permit.lane, monotonic()
         was_open = lane.breaker.is_open
         lane.breaker.failed(now, permit.epoch, kind, message, retry_after_s)
         if lane.breaker.is_open and not was_open:
             logger.warning(
                 "%s is down (%s: %s): its requests wait, for %g s at most",
-                lane.endpoint.name,
+                lane.name,
                 kind.value,
                 message,
                 self._limits.outage_s,
             )
         if kind in (FailureKind.RATE_LIMIT, FailureKind.TIMEOUT):
             lane.limit.overloaded(now, permit.sent_at)
-        self._release(permit, 0 if kind is FailureKind.RATE_LIMIT else None)
-        return lane.breaker.is_open
+        self._release(permit, None if kind is FailureKind.TIMEOUT else 0)
 
     def withdraw(self, permit: Permit) -> None:
         """The request was given up before an outcome was known."""
@@ -225,7 +225,7 @@ class Admission:
 
     def down_s(self) -> float:
         """Seconds, over the whole run, during which a server was taken to be down."""
-        return sum(lane.breaker.down_total(self._now()) for lane in self._lanes.values())
+        return sum(lane.breaker.down_total(monotonic()) for lane in self._lanes.values())
 
     def waiting(self) -> int:
         return self._waiting
@@ -242,7 +242,7 @@ class Admission:
 
     def _move(self) -> None:
         """Grant every permit that is due, and set the alarm for the next moment one may be."""
-        now = self._now()
+        now = monotonic()
         self._declare_outages(now)
         while (lane := self._next_lane(now)) is not None:
             place = lane.queue[0]
@@ -281,7 +281,7 @@ class Admission:
             if seconds >= self._limits.outage_s and lane.head() is not None:
                 self.stop(
                     JudgeOutage(
-                        lane.endpoint.name,
+                        lane.name,
                         breaker.last_kind,
                         seconds,
                         f"no usable reply for longer than ropd.judge.limits.outage_s="
@@ -298,8 +298,5 @@ class Admission:
                     moments.append(lane.breaker.probe_at)
         self.close()
         if moments:
-            loop = asyncio.get_running_loop()
-            self._alarm = loop.call_at(min(moments) + 1e-3, self._move)
-
-    def _now(self) -> float:
-        return asyncio.get_running_loop().time()
+            delay = min(moments) - now + 1e-3
+            self._alarm = asyncio.get_running_loop().call_later(delay, self._move)

@@ -258,7 +258,7 @@ class TestAdmission:
             outcomes = await asyncio.gather(*waiting, return_exceptions=True)
         for outcome in outcomes:
             assert isinstance(outcome, JudgeOutage)
-            assert outcome.endpoint == ENDPOINT.name
+            assert outcome.endpoint == "m at http://h/v1"
             assert outcome.kind is FailureKind.TIMEOUT
         gate.withdraw(probe)
         with pytest.raises(JudgeOutage):
