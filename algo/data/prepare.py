@@ -232,7 +232,11 @@ def _messages(question: Question, recipe: Recipe) -> list[dict[str, str]] | None
 
 
 def _is_unicode(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _draw(collected: _Collected, recipe: Recipe) -> set[str]:

@@ -22,6 +22,7 @@ from typing import Any, Self
 from algo.ropd.errors import TeacherIndexError
 from algo.ropd.sealed_lines import seal
 from algo.ropd.teacher_index import (
+    SCHEMA_VERSION,
     Header,
     Teacher,
     TeacherAnswer,
@@ -61,7 +62,8 @@ class TeacherIndexWriter:
         path = Path(path)
         descriptor = _open_locked(path)
         try:
-            if os.fstat(descriptor).st_size == 0 or not _has_header_line(descriptor):
+            if _is_unborn(descriptor):
+                os.ftruncate(descriptor, 0)
                 _start(path, descriptor, Header((teacher,), utc_now(), dict(provenance or {})))
             header, header_end = read_header(path, descriptor)
             _same_teacher(path, header, teacher)
@@ -162,10 +164,11 @@ def _start(path: Path, descriptor: int, header: Header) -> None:
         os.close(directory)
 
 
-def _has_header_line(descriptor: int) -> bool:
-    """False for a file whose only line was cut short while it was created."""
-    size = os.fstat(descriptor).st_size
-    return size > 1 << 20 or b"\n" in os.pread(descriptor, size, 0)
+def _is_unborn(descriptor: int) -> bool:
+    """True for a file that is empty, or was cut short while its header was written."""
+    held = os.pread(descriptor, 1 << 20, 0)
+    opening = b'{"schema_version":"%b"' % SCHEMA_VERSION.encode()
+    return b"\n" not in held and held[: len(opening)] == opening[: len(held)]
 
 
 def _append_durably(path: Path, descriptor: int, lines: bytes, end: int) -> None:

@@ -310,10 +310,20 @@ def test_a_failed_write_leaves_the_index_as_it_was(
         assert index.count(fingerprint(1)) == 4
 
 
-def test_a_header_cut_short_at_creation_is_written_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", [0, 1, 20, 60, -1])
+def test_a_header_cut_short_at_creation_is_written_again(tmp_path: Path, kept: int) -> None:
     whole = build(tmp_path / "a").read_bytes()
     cut = tmp_path / "b"
-    cut.write_bytes(whole[:20])
+    cut.write_bytes(whole[:kept])
     build(cut, answer(1))
     with TeacherIndex.open(cut) as index:
         assert index.count(fingerprint(1)) == 1
+
+
+@pytest.mark.parametrize("content", [b"my notes", b"my\nnotes\n", b"{"])
+def test_a_file_that_is_no_index_is_never_written_over(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content * 3)
+    with pytest.raises(TeacherIndexError, match=r"header|not a teacher index"):
+        build(path, answer(1))
+    assert path.read_bytes() == content * 3
