@@ -10,6 +10,8 @@ import pytest
 from algo.ropd.errors import ConfigurationError, FailureKind, JudgeFailure, JudgeOutage
 from algo.ropd.journal import read_records
 from algo.ropd.pipeline import Rollout
+from algo.ropd.preflight import check_judge
+from algo.ropd.settings import RopdSettings
 from tests.contract.fake_judge import FakeJudge
 from tests.contract.judging import group, pipeline_for, right_scores
 
@@ -180,3 +182,61 @@ async def test_the_journal_keeps_all_that_a_reward_was_made_of(tmp_path: Path) -
     assert record["roles"]["rubricator"]["temperature"] == 0.7
     assert set(record["templates"]) == {"rubricator", "verifier"}
     assert tuple(record["scores"]) == scored.scores
+
+
+async def test_check_judge_says_where_every_value_came_from() -> None:
+    async with FakeJudge(key="k").serve() as url:
+        settings = RopdSettings.from_node({"judge": {"rubricator": {"model": "fake"}}}).judge
+        environ = {
+            "OPENAI_BASE_URL": url,
+            "OPENAI_API_KEY": "k",
+            "ROPD_VERIFIER_MODEL": "fake",
+        }
+        lines = await check_judge(settings, environ)
+    assert lines == [
+        f"rubricator: model fake (from ropd.judge.rubricator.model), endpoint {url} "
+        "(from OPENAI_BASE_URL), key from OPENAI_API_KEY",
+        f"verifier: model fake (from ROPD_VERIFIER_MODEL), endpoint {url} "
+        "(from OPENAI_BASE_URL), key from OPENAI_API_KEY",
+    ]
+
+
+async def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    async with FakeJudge().serve() as url, pipeline_for(url, tmp_path) as pipeline:
+        scored = await pipeline.score_group(group(1))
+    assert scored.scores == right_scores(group(1))
+
+
+async def test_a_refused_key_stops_the_run_and_is_not_quoted(tmp_path: Path) -> None:
+    role = {"api_key_env": "K"}
+    async with (
+        FakeJudge(key="right").serve() as url,
+        pipeline_for(
+            url,
+            tmp_path,
+            environ={"K": "sk-wr0ng"},
+            rubricator=role,
+            verifier=role,
+            limits={"outage_s": 0.3},
+        ) as pipeline,
+    ):
+        with pytest.raises(JudgeOutage, match="HTTP 401: the endpoint refuses the key") as stopped:
+            await pipeline.score_group(group(1))
+    assert "sk-wr0ng" not in str(stopped.value)
+
+
+async def test_metrics_can_be_read_without_a_loop_and_keep_their_keys(tmp_path: Path) -> None:
+    async with FakeJudge().serve() as url, pipeline_for(url, tmp_path) as pipeline:
+        await pipeline.score_group(group(1))
+        first = await asyncio.to_thread(pipeline.metrics)
+        await pipeline.score_group(group(1, uid="again"))
+        second = await asyncio.to_thread(pipeline.metrics)
+    assert set(first) == set(second)
+    assert all(name.startswith("ropd/") for name in first)
+    assert all(isinstance(value, float) for value in first.values())
