@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -39,7 +40,7 @@ from algo.ropd.teacher_builder import (
 )
 from algo.ropd.teacher_index import AnswerStatus, TeacherAnswer, TeacherIndex
 from algo.ropd.teacher_index_writer import TeacherIndexWriter
-from algo.ropd.wire import Fault, parse_reply, request_body
+from algo.ropd.wire import Fault, excerpt, parse_reply, request_body
 
 Notify = Callable[[str], None]
 
@@ -201,12 +202,10 @@ class _BatchBuild:
             await asyncio.sleep(self.limits.poll_s)
 
     async def _store(self, entry: Sent, state: BatchState) -> None:
-        results: dict[str, dict[str, Any]] = {}
+        results: dict[tuple[str, int], dict[str, Any]] = {}
         for file in (state.error_file, state.output_file):
             if file is not None:
-                for line in (await self.api.content(file)).splitlines():
-                    result = orjson.loads(line)
-                    results[result["custom_id"]] = result
+                results |= self._results(await self.api.content(file))
         if not results:
             self.report.failures[f"batch {state.status}"] += 1
             self.report.last_failure = f"batch {state.id} {state.status}: {state.message}"
@@ -217,20 +216,30 @@ class _BatchBuild:
             self.report.count(answer)
         self.watch.update(self.report)
 
+    def _results(self, content: bytes) -> dict[tuple[str, int], dict[str, Any]]:
+        """The results of a file, by prompt fingerprint and attempt."""
+        found: dict[tuple[str, int], dict[str, Any]] = {}
+        for line in content.splitlines():
+            try:
+                result = json.loads(line)  # not orjson, which refuses lone surrogates
+                found[_read_custom_id(result["custom_id"])] = result
+            except (ValueError, KeyError, TypeError):
+                self._failed(f"a result that cannot be read: {excerpt(line)}")
+        return found
+
     def _answers(
         self,
         entry: Sent,
         batch: str,
-        results: Mapping[str, Mapping[str, Any]],
+        results: Mapping[tuple[str, int], Mapping[str, Any]],
         index: TeacherIndex,
     ) -> Iterator[TeacherAnswer]:
-        for custom_id, result in results.items():
-            fingerprint, attempt = _read_custom_id(custom_id)
+        for (fingerprint, attempt), result in results.items():
             origin = {"batch": batch, "attempt": attempt}
             if any(a.extra == origin for a in index.all_answers(fingerprint)):
                 continue  # stored before the build was interrupted
             response = result.get("response") or {}
-            body = orjson.dumps(response.get("body") or result.get("error"))
+            body = json.dumps(response.get("body") or result.get("error")).encode()
             if response.get("status_code") != 200:
                 self._failed(f"HTTP {response.get('status_code')}: {body.decode()[:300]}")
                 continue

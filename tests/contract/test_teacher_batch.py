@@ -146,6 +146,23 @@ def test_failed_batch_is_reported(tmp_path: Path) -> None:
     assert "batch_1 failed" in report.last_failure
 
 
+def test_results_that_cannot_be_read_are_counted_and_asked_again(tmp_path: Path) -> None:
+    server = BatchEndpoint()
+    keep = server._keep
+
+    def damaged(content: bytes) -> str:
+        first = b'"response"' in content and not server.batches
+        return keep(b"half a line\n" + content.partition(b"\n")[2] if first else content)
+
+    server._keep = damaged  # type: ignore[method-assign]
+    with serving(server):
+        report = build(server, tmp_path / "i", answers=1, limits=BatchLimits(poll_s=0.01))
+    assert report.failures == {"batch request": 1}
+    assert "half a line" in report.last_failure
+    assert report.missing == 0
+    assert sum(server.billed.values()) == 6
+
+
 def test_a_batch_that_takes_too_long_is_left_and_collected_later(tmp_path: Path) -> None:
     out = tmp_path / "i"
     impatient = BatchLimits(wait_s=0.0)
