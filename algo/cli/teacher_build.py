@@ -162,7 +162,8 @@ def build(
         else:
             engine = _ray_teacher(model, tensor_parallel, replicas)
             report = _by_engine(prompts, order, endpoint, writer, allowed, engine)
-    _report_distinct(out, order)
+    if report.stored:
+        _report_distinct(out, order)
     _conclude(report, order)
 
 
@@ -189,11 +190,12 @@ async def _by_requests(
     async with RequestScheduler(limits) as scheduler:
         with BuildProgress(budget) as progress:
 
-            def interrupted() -> None:
-                loop.remove_signal_handler(signal.SIGINT)  # the second one ends at once
+            def interrupted(number: signal.Signals) -> None:
+                loop.remove_signal_handler(number)  # the second one ends at once
                 progress.stop("interrupted: waiting for the requests in flight")
 
-            loop.add_signal_handler(signal.SIGINT, interrupted)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, interrupted, number)
             return await build_index(wanted, order, endpoint, scheduler, writer, progress)
 
 

@@ -262,13 +262,16 @@ def test_repetition_is_warned_of_and_counted(data: Path, tmp_path: Path) -> None
     assert "different answers a prompt: 1.00 on average, 4 asked for" in cold.stdout
 
 
-def test_interrupt_waits_for_the_requests_in_flight(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_waits_for_the_requests_in_flight(
+    data: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     out = tmp_path / "index"
     with serving(TeacherEndpoint(latency_s=1.0)) as endpoint:
         words = command(endpoint, data, out, "--concurrency", "3")
         process = subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True)
         wait_for(lambda: endpoint.in_flight == 3)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, stderr = process.communicate(timeout=30)
         assert process.returncode == 1
     assert "interrupted" in stderr

@@ -103,6 +103,14 @@ def test_a_lost_header_is_told_from_the_answers(index_path: Path) -> None:
     assert len(texts(index_path)) == 7
 
 
+def test_an_index_that_is_being_written_is_not_repaired(index_path: Path) -> None:
+    with (
+        TeacherIndexWriter.open(index_path, TEACHER),
+        pytest.raises(TeacherIndexError, match="another process is writing"),
+    ):
+        repair(index_path)
+
+
 def test_second_repair_keeps_the_first_damaged_file(index_path: Path) -> None:
     names = set()
     for _ in range(2):

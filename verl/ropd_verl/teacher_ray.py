@@ -24,7 +24,8 @@ _STORE_EVERY = 64
 class RayTeacher:
     """An `OfflineEngine`.
 
-    `model` is a path or a hub name; `max_model_len` bounds prompt and answer together.
+    `model` is a path or a hub name; `max_model_len` bounds prompt and answer together. What a
+    request's sampling leaves out is vLLM's own default (temperature 1.0), not the model's.
     """
 
     def __init__(
