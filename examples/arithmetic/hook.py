@@ -208,7 +208,9 @@ def _run(command: list[str], log: Path) -> None:
         try:
             subprocess.run(
                 command,
-                env=module_environment(),
+                # A thread that waits must not spin: on shared cores that costs several times the
+                # work itself.
+                env=module_environment() | {"OMP_WAIT_POLICY": "PASSIVE"},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
