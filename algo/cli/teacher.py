@@ -27,6 +27,7 @@ def stats(
     grade: Annotated[
         int, typer.Option(min=0, help="Most answers to compare with ground truth.")
     ] = 200,
+    prompt_key: Annotated[str, typer.Option(help="Column of the chat messages.")] = "prompt",
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
 ) -> None:
     """Coverage, answers a prompt, lengths, repetition, and agreement with ground truth."""
@@ -38,7 +39,7 @@ def stats(
     from algo.ropd.teacher_index import TeacherIndex
     from algo.ropd.teacher_index_stats import index_stats
 
-    prompts = distinct_prompts(data) if data else None
+    prompts = distinct_prompts(data, prompt_key) if data else None
     with TeacherIndex.open(index) as opened:
         counted = index_stats(opened, prompts, answers, grade)
         if as_json:

@@ -71,6 +71,9 @@ def build(
         int,
         typer.Option(min=0, help="More attempts at a prompt after cut off, refused or empty ones."),
     ] = 2,
+    prompt_key: Annotated[
+        str, typer.Option(help="Column of the chat messages, as data.prompt_key of training.")
+    ] = "prompt",
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first so many prompts.")
     ] = None,
@@ -138,7 +141,7 @@ def build(
     endpoint = resolve_role("teacher", settings, os.environ, prefix="teacher").endpoint
     order = Order(answers, concurrency, retries=retries, seed=seed, system=system)
     allowed = Budget(budget_tokens, budget, prices, max_tokens)
-    prompts = list(islice(distinct_prompts(data).values(), limit))
+    prompts = list(islice(distinct_prompts(data, prompt_key).values(), limit))
     _warn_of_repetition(order, temperature)
     if dry_run and not out.exists():
         _print_estimate([Wanted(p, answers, 0, 0) for p in prompts], None, prices, max_tokens)

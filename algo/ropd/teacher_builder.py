@@ -185,8 +185,9 @@ async def build(
 ) -> BuildReport:
     """Fill `wanted`, and report.
 
-    Raises `JudgeOutage` when the endpoint is down for too long or rejects request after request,
-    `TeacherIndexError` when answers can no longer be stored; whatever arrived before is stored.
+    Raises `JudgeOutage` when the endpoint is down for too long, `JudgeFailure` when request after
+    request fails, `TeacherIndexError` when answers can no longer be stored; whatever arrived before
+    is stored.
     """
     report = BuildReport(
         wanted=sum(item.missing for item in wanted),

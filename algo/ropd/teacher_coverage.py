@@ -42,20 +42,23 @@ def require_answers(
         count, examples = missing_answers(index, files, m, prompt_key)
         if not count:
             return
+        command = build_command(index, files, m, prompt_key)
         raise ConfigurationError(
             f"ropd.teacher_index={index_path} lacks answers for {count} training prompts, such as "
-            f"{'; '.join(examples)}: complete it with `{build_command(index, files, m)}`, "
-            "or lower ropd.teacher_answers"
+            f"{'; '.join(examples)}: complete it with `{command}`, or lower ropd.teacher_answers"
         )
 
 
-def build_command(index: TeacherIndex, files: Sequence[PathLike], m: int) -> str:
+def build_command(
+    index: TeacherIndex, files: Sequence[PathLike], m: int, prompt_key: str = "prompt"
+) -> str:
     """The `ropd teacher build` that gives each prompt of `files` its `m` answers."""
     teacher = index.header.teachers[0] if index.header.teachers else None
     words = ["ropd", "teacher", "build"]
     for file in files:
         words += ["--data", str(file)]
     words += ["--out", str(index.path), "--answers", str(m)]
+    words += ["--prompt-key", prompt_key] if prompt_key != "prompt" else []
     for name in ("base_url", "backend"):
         if value := index.header.provenance.get(name):
             words += [f"--{name.replace('_', '-')}", value]

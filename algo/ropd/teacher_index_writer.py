@@ -94,8 +94,9 @@ class TeacherIndexWriter:
         """
         stamped = (a if a.created else a._replace(created=utc_now()) for a in answers)
         lines = b"".join(seal(encode_answer(answer)) for answer in stamped)
-        _append_durably(self.path, self._descriptor, lines, self._end)
-        self._end += len(lines)
+        if lines:
+            _append_durably(self.path, self._descriptor, lines, self._end)
+            self._end += len(lines)
 
     def close(self) -> None:
         """Bring the table beside the index up to date and release the lock."""

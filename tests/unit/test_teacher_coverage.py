@@ -65,6 +65,13 @@ def test_error_holds_the_command_that_completes_the_index(data: Path, index_path
     ) in message
 
 
+def test_another_prompt_column_stands_in_the_command(index_path: Path, tmp_path: Path) -> None:
+    data = tmp_path / "chats.parquet"
+    pq.write_table(pa.Table.from_pylist([{"chat": prompts("new")[0]["prompt"]}]), data)
+    with pytest.raises(ConfigurationError, match="--prompt-key chat"):
+        require_answers(index_path, [data], 2, prompt_key="chat")
+
+
 def test_damaged_answer_stops_the_start(data: Path, index_path: Path) -> None:
     content = index_path.read_bytes()
     index_path.write_bytes(content.replace(b'"text":"1"', b'"text":"2"', 1))
