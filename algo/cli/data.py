@@ -31,6 +31,9 @@ def prepare(
         list[Path] | None,
         typer.Option(help="Local copy (parquet, JSON lines, csv) in place of the hub; repeatable."),
     ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of the set on the hub.")
+    ] = None,
     holdout: Annotated[
         int, typer.Option(min=0, help="Questions to hold out of training, as val.parquet.")
     ] = 0,
@@ -55,7 +58,7 @@ def prepare(
     Own data is a file with `question` (text) or `prompt` (text or chat messages), and `answer` and
     `id` where they are known.
     """
-    from algo.data.prepare import Recipe, asked_in, write
+    from algo.data.prepare import Recipe, asked_in, origin_of, write
     from algo.data.prepare import prepare as prepare_rows
     from algo.data.sources import source_named, source_rows
 
@@ -68,9 +71,9 @@ def prepare(
         max_chars=max_chars,
         data_source=data_source,
     )
-    questions = (chosen.read(row) for row in source_rows(chosen, source or []))
+    questions = (chosen.read(row) for row in source_rows(chosen, source or [], revision))
     prepared = prepare_rows(chosen, questions, recipe, asked_in(exclude or []))
-    files = write(prepared, chosen, recipe, out)
+    files = write(prepared, chosen, recipe, out, origin_of(source or [], revision))
     _report(prepared.counts, chosen)
     typer.echo(f"written: {', '.join(map(str, files)) or 'nothing'}")
 

@@ -137,9 +137,15 @@ def prepare(
     return Prepared(rows[False], rows[True], counts)
 
 
-def write(prepared: Prepared, source: Source, recipe: Recipe, folder: Path) -> list[Path]:
+def write(
+    prepared: Prepared,
+    source: Source,
+    recipe: Recipe,
+    folder: Path,
+    origin: Mapping[str, Any],
+) -> list[Path]:
     """Write ``train.parquet``, ``val.parquet`` (``<name>.parquet`` of a benchmark) and a record of
-    how they came about; returns the parquet files.
+    how they came about, with `origin` in it; returns the parquet files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     name = source.name if source.evaluation else "val"
@@ -154,12 +160,25 @@ def write(prepared: Prepared, source: Source, recipe: Recipe, folder: Path) -> l
         "subset": source.subset,
         "splits": source.splits,
         "license": source.license,
+        **origin,
         "recipe": asdict(recipe),
         "counts": asdict(prepared.counts),
     }
     about = folder / (f"{name}.json" if source.evaluation else "provenance.json")
     about.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return files
+
+
+def origin_of(files: Sequence[Path], revision: str | None) -> dict[str, Any]:
+    """Which copy of a data set was read: local files by checksum, or the hub's revision."""
+    if not files:
+        return {"revision": revision or "newest"}
+    return {"files": {str(file): _sha256(file) for file in files}}
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], path: Path, schema: pa.Schema = SCHEMA) -> None:

@@ -205,12 +205,14 @@ def source_named(name: str) -> Source:
     raise ConfigurationError(f"no data set {name!r}: choose one of {', '.join(SOURCES)}")
 
 
-def source_rows(source: Source, files: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
-    """The rows of local `files`, or of the hub when there are none.
+def source_rows(
+    source: Source, files: Sequence[Path], revision: str | None = None
+) -> Iterator[Mapping[str, Any]]:
+    """The rows of local `files`, or of the hub (at a branch, tag or commit) when there are none.
 
     Raises `ConfigurationError` when they cannot be read or lack the source's columns.
     """
-    rows = _local_rows(files) if files else _hub_rows(source)
+    rows = _local_rows(files) if files else _hub_rows(source, revision)
     for number, row in enumerate(rows):
         missing = [name for name in source.columns if name not in row]
         if missing:
@@ -233,7 +235,7 @@ def _local_rows(files: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
             raise ConfigurationError(f"data file {file} cannot be read: {error}") from None
 
 
-def _hub_rows(source: Source) -> Iterator[Mapping[str, Any]]:
+def _hub_rows(source: Source, revision: str | None) -> Iterator[Mapping[str, Any]]:
     if not source.hub:
         raise ConfigurationError("own data needs --source FILE (parquet, JSON lines or csv)")
     try:
@@ -245,7 +247,7 @@ def _hub_rows(source: Source) -> Iterator[Mapping[str, Any]]:
         ) from None
     for split in source.splits:
         try:
-            loaded: Any = load_dataset(source.hub, source.subset, split=split)
+            loaded: Any = load_dataset(source.hub, source.subset, split=split, revision=revision)
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:300]
             raise ConfigurationError(

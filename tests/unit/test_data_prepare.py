@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import random
 from collections.abc import Mapping, Sequence
@@ -74,8 +75,9 @@ def raw_math(tmp_path: Path) -> Path:
 def test_math_is_deduplicated_counted_and_held_out(raw_math: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     output = ropd("prepare", "math", "--source", raw_math, "--out", out, "--holdout", 2)
-    counts = json.loads((out / "provenance.json").read_text())["counts"]
-    assert counts == {
+    record = json.loads((out / "provenance.json").read_text())
+    assert record["files"] == {str(raw_math): hashlib.sha256(raw_math.read_bytes()).hexdigest()}
+    assert record["counts"] == {
         "rows": 701,
         "without_question": 100,
         "not_unicode": 0,
@@ -262,14 +264,14 @@ def test_hub_rows_are_read_as_published(monkeypatch: pytest.MonkeyPatch) -> None
     datasets = pytest.importorskip("datasets")
     asked: list[object] = []
 
-    def load(hub: str, subset: str | None, split: str) -> Any:
-        asked.append((hub, subset, split))
+    def load(hub: str, subset: str | None, split: str, revision: str | None) -> Any:
+        asked.append((hub, subset, split, revision))
         return datasets.Dataset.from_list([{"question": "q", "reference_answer": "a"}] * 3)
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     science = source_named("science")
-    assert len(list(source_rows(science, []))) == 3
-    assert asked == [("ScaleAI/RaR-Science", None, "train")]
+    assert len(list(source_rows(science, [], "v1"))) == 3
+    assert asked == [("ScaleAI/RaR-Science", None, "train", "v1")]
 
     def refuse(*_: object, **__: object) -> None:
         raise ConnectionError("Couldn't reach the Hub")
