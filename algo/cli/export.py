@@ -1,0 +1,129 @@
+"""`ropd export`: a run's checkpoint as a Hugging Face model directory with a model card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_MERGE_TIMEOUT_S = 3600
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="A run's directory, such as runs/ropd/001.")],
+    out: Annotated[Path, typer.Option(help="The new model directory.")],
+    step: Annotated[
+        int | None, typer.Option(min=1, help="Of the checkpoint; the newest by default.")
+    ] = None,
+) -> None:
+    """Merge a checkpoint's shards by verl's merger; write a card from what the run recorded."""
+    from algo.ropd.model_card import model_card
+
+    chosen = _step(run) if step is None else step
+    shards = run / "checkpoints" / f"global_step_{chosen}" / "actor"
+    _merge(shards, out)
+    (out / "README.md").write_text(model_card(_facts(run, chosen)), encoding="utf-8")
+    typer.echo(f"step {chosen} of {run} is in {out}")
+
+
+def _step(run: Path) -> int:
+    from algo.ropd.errors import ConfigurationError
+
+    marker = run / "checkpoints" / "latest_checkpointed_iteration.txt"
+    if not marker.is_file():
+        raise ConfigurationError(f"{run} holds no checkpoint: name a run's directory, or --step")
+    return int(marker.read_text())
+
+
+def _merge(shards: Path, out: Path) -> None:
+    import subprocess
+    import sys
+
+    from algo.ropd.errors import ConfigurationError
+
+    if not (shards / "fsdp_config.json").is_file():
+        raise ConfigurationError(f"{shards} is no checkpoint of an FSDP run: choose another --step")
+    if out.exists() and any(out.iterdir()):
+        raise ConfigurationError(f"--out {out} is not empty: name a new directory")
+    merger = [sys.executable, "-P", "-m", "verl.model_merger", "merge", "--backend", "fsdp"]
+    done = subprocess.run(
+        [*merger, "--local_dir", str(shards), "--target_dir", str(out)],
+        capture_output=True,
+        text=True,
+        timeout=_MERGE_TIMEOUT_S,
+        check=False,
+    )
+    if done.returncode or not list(out.glob("*.safetensors")):
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise ConfigurationError(f"verl's merger cannot read {shards}: {last}")
+
+
+def _facts(run: Path, step: int) -> Any:
+    from importlib.metadata import version
+
+    from omegaconf import OmegaConf
+
+    from algo.ropd.model_card import CardFacts
+
+    config = OmegaConf.load(run / "config.yaml")
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    teachers, provenance = _index(plain["ropd"]["teacher_index"])
+    return CardFacts(
+        run="/".join(run.resolve().parts[-2:]),
+        step=step,
+        config=plain,
+        roles=_roles(run / "journal"),
+        teachers=teachers,
+        provenance=provenance,
+        figures=_figures(run, step),
+        versions={name: version(name) for name in ("verl", "torch", "transformers")},
+    )
+
+
+def _index(path: str | None) -> tuple[list[Mapping[str, Any]] | None, Mapping[str, Any] | None]:
+    from dataclasses import asdict
+
+    from algo.ropd.errors import TeacherIndexError
+    from algo.ropd.teacher_index import TeacherIndex
+    from ropd_verl.config import absolute
+
+    if path is None:
+        return None, None
+    try:
+        with TeacherIndex.open(absolute(path)) as index:
+            return [asdict(t) for t in index.header.teachers], dict(index.header.provenance)
+    except TeacherIndexError:
+        return None, None
+
+
+def _roles(journal: Path) -> Mapping[str, Mapping[str, Any]] | None:
+    import orjson
+
+    for file in sorted(journal.glob("*.jsonl")):
+        with file.open("rb") as lines:
+            first = lines.readline()
+        if first.endswith(b"\n"):
+            return orjson.loads(first)["roles"]
+    return None
+
+
+def _figures(run: Path, step: int) -> dict[str, float | int | None]:
+    from ropd_verl.summary import accuracies, read_metrics
+
+    steps = read_metrics(sorted((run / "metrics").glob("*.jsonl")))
+    until = {number: data for number, data in steps.items() if number <= step}
+    figures: dict[str, float | int | None] = {}
+    for label, greedy in (("validation accuracy, sampled", False), ("greedy", True)):
+        found = accuracies(until, greedy=greedy)
+        figures |= {f"{label}, step {n}": v for n, v in found.items() if n in (0, max(found))}
+    judged = [data for data in until.values() if "ropd/reward_mean" in data]
+    if judged:
+        figures["mean reward, first step"] = judged[0]["ropd/reward_mean"]
+        figures["mean reward, last step"] = judged[-1]["ropd/reward_mean"]
+        figures["groups judged"] = int(sum(d["ropd/groups_judged"] for d in judged))
+        figures["groups failed and replaced"] = int(sum(d["ropd/groups_failed"] for d in judged))
+    return figures

@@ -1,0 +1,211 @@
+"""`ropd plan`: what a run will ask of its judge, its clock and its disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from algo.cli.doctor import ConfigName, Overrides
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from algo.ropd.plan import Measured, Workload
+    from algo.ropd.settings import PricesSettings, RopdSettings
+
+_CHARACTERS_PER_TOKEN = 4.0
+Tokens = Annotated[int, typer.Option(min=1, help="Mean, in tokens.")]
+
+
+def plan(
+    overrides: Overrides = None,
+    config_name: ConfigName = "ropd",
+    answer_tokens: Tokens = 3000,
+    question_tokens: Tokens = 300,
+    rubric_tokens: Tokens = 800,
+    verdict_tokens: Annotated[
+        int, typer.Option(min=1, help="Mean of a verdict on one answer, in tokens.")
+    ] = 25,
+    rubricator_s: Annotated[
+        float | None, typer.Option(min=0.0, help="Seconds of one Rubricator reply.")
+    ] = None,
+    verifier_s: Annotated[
+        float | None, typer.Option(min=0.0, help="Seconds of one Verifier reply.")
+    ] = None,
+    rollout_s: Annotated[
+        float | None, typer.Option(min=0.0, help="Seconds to generate a step's rollouts.")
+    ] = None,
+    train_s: Annotated[
+        float | None, typer.Option(min=0.0, help="Seconds of the rest of a step.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="A run's directory, to take its measured times and tokens.")
+    ] = None,
+    price_input: Annotated[
+        float | None, typer.Option(min=0.0, help="Of a million prompt tokens.")
+    ] = None,
+    price_output: Annotated[
+        float | None, typer.Option(min=0.0, help="Of a million reply tokens.")
+    ] = None,
+    parameters: Annotated[
+        float | None, typer.Option(min=0.0, help="The student's, in billions, for the disk.")
+    ] = None,
+) -> None:
+    """Reckon a configuration's judge calls, tokens, cost, requests in flight, step time and disk.
+
+    Texts' lengths are assumptions until a run has measured them (--run).
+    """
+    from algo.ropd.errors import ConfigurationError
+    from algo.ropd.plan import Measured, measured_in
+    from ropd_verl.checks.finding import ropd_settings
+    from ropd_verl.config import absolute, compose_config
+    from ropd_verl.summary import read_metrics
+
+    config = compose_config(config_name, overrides or [])
+    settings = ropd_settings(config)
+    load = _workload(
+        config, settings, answer_tokens, question_tokens, rubric_tokens, verdict_tokens
+    )
+    if run is not None:
+        files = sorted((absolute(run) / "metrics").glob("*.jsonl"))
+        measured = measured_in(list(read_metrics(files).values()))
+    elif rubricator_s is None or verifier_s is None:
+        raise ConfigurationError(
+            "give --rubricator-s and --verifier-s (seconds of one reply), or --run DIR to take "
+            "them from a run's metrics"
+        )
+    else:
+        measured = Measured(rubricator_s, verifier_s, rollout_s=rollout_s, train_s=train_s)
+    prices = _prices(settings, price_input, price_output)
+    for line in (
+        *_judge_lines(load, measured, prices, settings),
+        *_step_lines(load, measured, prices, settings.judge.limits.concurrency),
+        *_disk_lines(load, config, parameters),
+    ):
+        typer.echo(line)
+
+
+def _workload(
+    config: DictConfig,
+    settings: RopdSettings,
+    answer: int,
+    question: int,
+    rubric: int,
+    verdict: int,
+) -> Workload:
+    from algo.ropd.budget import estimated_tokens
+    from algo.ropd.errors import ConfigurationError
+    from algo.ropd.plan import Workload
+    from algo.ropd.prompts import load_rubricator_template, load_verifier_template
+
+    steps = config.trainer.total_training_steps
+    if steps is None:
+        raise ConfigurationError("trainer.total_training_steps is null: set it to plan a run")
+    rubricator = load_rubricator_template(settings.prompts.rubricator)
+    verifier = load_verifier_template(settings.prompts.verifier)
+    return Workload(
+        prompts=config.data.train_batch_size,
+        rollouts=config.actor_rollout_ref.rollout.n,
+        teacher_answers=settings.teacher_answers,
+        steps=steps,
+        question=question,
+        answer=answer,
+        rubricator_template=estimated_tokens(rubricator.text),
+        verifier_template=estimated_tokens(verifier.text),
+        rubric=rubric,
+        rubric_text=rubric,
+        verdict=verdict,
+        rubric_mode=settings.rubric.mode,
+        verification_mode=settings.verification.mode,
+    )
+
+
+def _prices(
+    settings: RopdSettings, price_input: float | None, price_output: float | None
+) -> PricesSettings:
+    """The given prices, else the dearer of the two roles' configured ones."""
+    from algo.ropd.settings import PricesSettings
+
+    roles = (settings.judge.rubricator.prices, settings.judge.verifier.prices)
+    dearest_in, dearest_out = (max(p.input for p in roles), max(p.output for p in roles))
+    return PricesSettings(
+        input=dearest_in if price_input is None else price_input,
+        output=dearest_out if price_output is None else price_output,
+    )
+
+
+def _judge_lines(
+    load: Workload, measured: Measured, prices: PricesSettings, settings: RopdSettings
+) -> list[str]:
+    from algo.ropd.plan import calls_of_group, plan_judge
+
+    calls, judge = calls_of_group(load), plan_judge(load, measured, prices)
+    taken_from = "estimated" if measured.tokens_in is None else "measured"
+    cost = (
+        f"{judge.cost_per_step:,.2f} a step, {judge.cost_per_run:,.0f} a run "
+        f"(per million: {prices.input:g} in, {prices.output:g} out; no retries, no cache)"
+        if prices.input or prices.output
+        else "no prices given"
+    )
+    return [
+        f"run         {load.steps} steps x {load.prompts} prompts x {load.rollouts} rollouts, "
+        f"m={load.teacher_answers}, {load.rubric_mode} rubric, {load.verification_mode}",
+        f"calls       {judge.calls_per_step} a step ({calls.rubricator} Rubricator and "
+        f"{calls.verifier} Verifier a group), {judge.calls_per_step * load.steps:,} a run",
+        f"tokens      a step {_millions(judge.tokens_in_per_step)} in, "
+        f"{_millions(judge.tokens_out_per_step)} out; a run "
+        f"{_millions(judge.tokens_in_per_step * load.steps)} in, "
+        f"{_millions(judge.tokens_out_per_step * load.steps)} out ({taken_from})",
+        f"cost        {cost}",
+        f"tail        {judge.tail_s:,.1f} s from a step's last rollout to its last reward",
+        f"in flight   {judge.in_flight_sync} requests, when all groups of a step end at once "
+        f"(limits.concurrency={settings.judge.limits.concurrency})",
+    ]
+
+
+def _millions(tokens: float) -> str:
+    return f"{tokens / 1e6:,.2f} M"
+
+
+def _step_lines(
+    load: Workload, measured: Measured, prices: PricesSettings, concurrency: int
+) -> list[str]:
+    from algo.ropd.plan import bound_step, plan_judge
+
+    judge = plan_judge(load, measured, prices)
+    lines = []
+    for mode in ("sync", "colocate_async", "separate_async"):
+        bound = bound_step(judge, measured, mode, concurrency)
+        if bound is None:
+            return ["step        give --rollout-s and --train-s for its time"]
+        hidden = "all but the tail" if mode == "sync" else "judging"
+        lines.append(
+            f"step        {mode}: at least {bound.step_s:,.1f} s, {bound.visible_s:,.1f} s of it "
+            f"for judging; {bound.in_flight_to_hide} request(s) in flight hide {hidden}"
+        )
+    return lines
+
+
+def _disk_lines(load: Workload, config: DictConfig, billions: float | None) -> list[str]:
+    from algo.ropd.plan import plan_disk
+    from ropd_verl.checks.inputs import local_shape
+    from ropd_verl.checks.memory import CHECKPOINT_BYTES_A_PARAMETER
+
+    if billions is None:
+        shape = local_shape(config.actor_rollout_ref.model.path)
+        if shape is None:
+            return ["disk        give --parameters (billions), for the student is not here"]
+        billions = shape.parameters / 1e9
+    disk = plan_disk(
+        load,
+        checkpoint_gb=billions * CHECKPOINT_BYTES_A_PARAMETER,
+        save_every=config.trainer.save_freq,
+        keep=config.trainer.get("max_actor_ckpt_to_keep"),
+        characters_per_token=_CHARACTERS_PER_TOKEN,
+    )
+    return [
+        f"disk        checkpoints {disk.checkpoints:,.1f} GB, journal {disk.journal:,.2f} GB, "
+        f"teacher index {disk.teacher_index:,.2f} GB"
+    ]

@@ -1,0 +1,177 @@
+"""The student, the prompt files and the teacher index: are they there, and do they fit?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from pyarrow import ArrowException
+
+from algo.ropd.errors import ConfigurationError, TeacherIndexError
+from algo.ropd.settings import RopdSettings
+from algo.ropd.teacher_coverage import require_answers
+from ropd_verl.checks.finding import Finding, Subject, note, ok, warning
+from ropd_verl.checks.memory import Shape
+from ropd_verl.config import absolute
+
+TRAIN_COLUMNS = ("prompt", "data_source")
+VAL_COLUMNS = ("prompt", "data_source", "reward_model")
+
+
+def student(subject: Subject) -> Iterable[Finding]:
+    model = subject.config.actor_rollout_ref.model
+    check_model(model.path, template=model.get("custom_chat_template"))
+    shape = subject.shape
+    size = "" if shape is None else f", {shape.parameters / 1e9:.2f} billion parameters"
+    yield ok(f"{model.path} loads{size}; its tokenizer has a chat template")
+
+
+def data(subject: Subject) -> Iterable[Finding]:
+    config = subject.config
+    train = check_data(config.data.train_files, "data.train_files", TRAIN_COLUMNS)
+    if config.trainer.val_before_train or config.trainer.test_freq > 0:
+        check_data(config.data.val_files, "data.val_files", VAL_COLUMNS)
+    yield ok(f"{_rows(train):,} training prompts")
+
+
+def run_length(subject: Subject) -> Iterable[Finding]:
+    """The prompts fill at least one batch, and the epochs all steps."""
+    config = subject.config
+    train = _readable_prompts(subject)
+    if train is None:
+        yield note("not compared: the training prompts cannot be read")
+        return
+    rows = _rows(train)
+    epoch = rows // config.data.train_batch_size
+    steps, epochs = config.trainer.total_training_steps, config.trainer.total_epochs
+    if epoch == 0:
+        raise ConfigurationError(
+            f"data.train_files hold {rows} prompts, data.train_batch_size is "
+            f"{config.data.train_batch_size}: a step is never full; lower it or add prompts"
+        )
+    if steps is not None and epoch * epochs < steps:
+        yield warning(
+            f"{rows:,} prompts make {epoch} steps an epoch: trainer.total_epochs={epochs} ends the "
+            f"run after {epoch * epochs} of {steps} steps",
+            f"set trainer.total_epochs={-(-steps // epoch)}, or lower trainer.total_training_steps",
+        )
+    yield ok(f"{epoch} steps an epoch, {epoch * epochs if steps is None else steps} in all")
+
+
+def _rows(files: Iterable[Path]) -> int:
+    return sum(pq.ParquetFile(path).metadata.num_rows for path in files)
+
+
+def _readable_prompts(subject: Subject) -> list[Path] | None:
+    """The training files, or None where the check `data` finds fault with them."""
+    try:
+        return check_data(subject.config.data.train_files, "data.train_files", TRAIN_COLUMNS)
+    except ConfigurationError:
+        return None
+
+
+def teacher_index(subject: Subject) -> Iterable[Finding]:
+    train = _readable_prompts(subject)
+    if train is None:
+        yield note("not compared: the training prompts cannot be read")
+        return
+    check_teacher_index(subject.settings, train, subject.config.data.prompt_key)
+    yield ok(f"m={subject.settings.teacher_answers} answers for every training prompt")
+
+
+def skipped_inputs(subject: Subject) -> Iterable[Finding]:
+    """Stands in for the checks of this module when an example makes the inputs itself."""
+    hook = subject.config.example.hook
+    yield note(f"{hook} makes student, data, teacher index and judge at the start")
+
+
+def check_model(path: str, *, template: str | None = None) -> None:
+    """The student's configuration and tokenizer load, and the tokenizer knows how to chat."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        AutoConfig.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"actor_rollout_ref.model.path={path}: {_one_line(error)}; give a directory in "
+            "Hugging Face format or a hub name that this machine can reach"
+        ) from None
+    if not (template or tokenizer.chat_template):
+        raise ConfigurationError(
+            f"actor_rollout_ref.model.path={path}: its tokenizer has no chat template; set "
+            "actor_rollout_ref.model.custom_chat_template"
+        )
+
+
+@lru_cache(maxsize=4)
+def local_shape(path: str) -> Shape | None:
+    """A student's size, without a network and without its weights.
+
+    None when its configuration is not on this machine or names a class that is no causal model.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=True)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError):
+        return None
+    text = config.get_text_config()
+    return Shape(
+        parameters=sum(p.numel() for p in model.parameters()),
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        vocabulary=text.vocab_size,
+    )
+
+
+def check_data(files: str | Iterable[str] | None, key: str, columns: Iterable[str]) -> list[Path]:
+    """Every file is there, is parquet, has rows and the columns that verl reads."""
+    if files is None:
+        raise ConfigurationError(f"{key} is not set: name a parquet file, or a list of them")
+    paths = [absolute(f) for f in ([files] if isinstance(files, str) else files)]
+    for path in paths:
+        if not path.is_file():
+            raise ConfigurationError(
+                f"{key}={path}: no such file; `ropd data prepare` makes it, or correct {key}"
+            )
+        try:
+            header = pq.ParquetFile(path)
+        except (ArrowException, OSError) as error:
+            raise ConfigurationError(
+                f"{key}={path}: not a parquet file ({_one_line(error)})"
+            ) from None
+        missing = [c for c in columns if c not in header.schema_arrow.names]
+        if missing:
+            raise ConfigurationError(
+                f"{key}={path}: column {', '.join(missing)} is missing (found: "
+                f"{', '.join(header.schema_arrow.names)}); `ropd data prepare` writes them"
+            )
+        if header.metadata.num_rows == 0:
+            raise ConfigurationError(f"{key}={path}: the file has no rows")
+    return paths
+
+
+def check_teacher_index(
+    settings: RopdSettings, train_files: list[Path], prompt_key: str = "prompt"
+) -> None:
+    """The index holds m usable answers for every training prompt."""
+    if settings.teacher_index is None:
+        raise ConfigurationError(
+            "ropd.teacher_index is not set: build one with `ropd teacher build` and give its path"
+        )
+    try:
+        require_answers(
+            absolute(settings.teacher_index), train_files, settings.teacher_answers, prompt_key
+        )
+    except TeacherIndexError as error:
+        raise ConfigurationError(f"ropd.teacher_index: {_one_line(error)}") from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
