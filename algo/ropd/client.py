@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 from algo.ropd.budget import Budget, Call, estimated_tokens
@@ -236,8 +236,8 @@ class Verifier:
     ) -> tuple[Verdict, ...]:
         """One verdict an answer, in the order given, which is the order shown.
 
-        `sources` names who wrote each answer (joint_named mode). `isolated` shows one answer a
-        call; the first call then goes ahead, so that the others find its prefix in a cache.
+        `sources` names who wrote each answer (joint_named mode alone). `isolated` shows one answer
+        a call; the first call then goes ahead, so that the others find its prefix in a cache.
         """
         prompts = VerifierPrompts.begin(self.template, question, rubric, answers)
         deadline = self._judge.deadline()
@@ -259,11 +259,7 @@ class Verifier:
             )
 
         if isolated:
-            calls = [
-                replace(call, places=(place,))
-                for place, answer in enumerate(answers)
-                for call in self._budget.plan(frame, [answer])
-            ]
+            calls = [call for answer in answers for call in self._budget.plan(frame, [answer])]
             ahead = [await verdicts(calls[0])]
             judged = ahead + await all_of(verdicts(call) for call in calls[1:])
         else:

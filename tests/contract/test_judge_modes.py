@@ -248,6 +248,26 @@ async def test_a_long_retry_after_is_bounded_by_the_deadline(tmp_path: Path) -> 
     assert failed.value.kind is FailureKind.RATE_LIMIT
 
 
+async def test_running_out_of_time_says_nothing_about_the_endpoint(tmp_path: Path) -> None:
+    faults = ["500"] * 4 + ["hang"] + ["500"] * 100
+    judge = FakeJudge(fault=lambda role, number: faults[number])
+    limits = {
+        "stage_deadline_s": 0.3,
+        "outage_s": 0.3,
+        "breaker_failures": 5,
+        "retries": {"transport": 0, "timeout": 0},
+    }
+    kinds = []
+    async with judge.serve() as url, pipeline_for(url, tmp_path, limits=limits) as pipeline:
+        for number in range(5):
+            with pytest.raises(JudgeFailure) as failed:
+                await pipeline.score_group(group(number))
+            kinds.append(failed.value.kind)
+        with pytest.raises(JudgeOutage):  # the fifth failure in a row, not the first
+            await pipeline.score_group(group(5))
+    assert kinds == [FailureKind.TRANSPORT] * 4 + [FailureKind.TIMEOUT]
+
+
 async def test_the_key_is_sent_and_written_nowhere(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

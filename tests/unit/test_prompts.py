@@ -119,6 +119,12 @@ def test_a_nonce_occurs_in_no_text(text: str) -> None:
     assert draw_nonce([text]) not in text
 
 
+def test_a_nonce_that_occurs_in_a_text_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = iter(["aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb", "cccccccccccccccc"])
+    monkeypatch.setattr("algo.ropd.prompts.secrets.token_hex", lambda size: next(drawn))
+    assert draw_nonce(["x bbbbbbbbbbbbbbbb", "aaaaaaaaaaaaaaaa"]) == "cccccccccccccccc"
+
+
 @pytest.mark.parametrize(
     "token",
     [
