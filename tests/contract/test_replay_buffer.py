@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import transfer_queue as tq
 from omegaconf import OmegaConf
-from verl.trainer.ppo.v1 import replay_buffer as upstream
 
 from algo.ropd.errors import ConfigurationError
 from ropd_verl.config import compose_config
@@ -32,8 +32,8 @@ def queue(monkeypatch: pytest.MonkeyPatch) -> Queue:
         for key in keys:
             items.pop(key, None)
 
-    monkeypatch.setattr(upstream.tq, "kv_list", lambda: {"train": items})
-    monkeypatch.setattr(upstream.tq, "kv_clear", clear)
+    monkeypatch.setattr(tq, "kv_list", lambda: {"train": items})
+    monkeypatch.setattr(tq, "kv_clear", clear)
     return items
 
 
@@ -87,7 +87,7 @@ def test_a_run_in_which_nothing_moves_ends(queue: Queue, mode: str) -> None:
 
 def test_validation_takes_what_there_is(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     done = {"a": prompt("finished"), **rows("a", 1), "b": prompt("failure")}
-    monkeypatch.setattr(upstream.tq, "kv_list", lambda: {"val": done})
+    monkeypatch.setattr(tq, "kv_list", lambda: {"val": done})
     batch, metrics = buffer("sync", len).sample(1, "val", 2)
     assert batch.keys == ["a_0_0"]
     assert metrics == {}
