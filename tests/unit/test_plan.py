@@ -1,0 +1,171 @@
+"""The plan by hand: calls, tokens, money, bounds, disk; and the documentation's worked example."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import replace
+
+import pytest
+from typer.testing import CliRunner
+
+from algo.cli import app
+from algo.ropd.errors import ConfigurationError
+from algo.ropd.plan import (
+    Measured,
+    TrainerMode,
+    Workload,
+    bound_step,
+    calls_of_group,
+    judge_context_tokens,
+    measured_in,
+    plan_disk,
+    plan_judge,
+)
+from algo.ropd.settings import PricesSettings
+from ropd_verl.config import REPOSITORY
+
+LOAD = Workload(
+    prompts=10,
+    rollouts=3,
+    teacher_answers=2,
+    steps=7,
+    question=100,
+    answer=1000,
+    rubricator_template=500,
+    verifier_template=300,
+    rubric=200,
+    rubric_text=180,
+    verdict=10,
+)
+RATES = Measured(rubricator_s=20.0, verifier_s=5.0, rollout_s=60.0, train_s=40.0)
+
+
+def test_a_group_is_two_requests_that_show_every_answer() -> None:
+    calls = calls_of_group(LOAD)
+    assert (calls.rubricator, calls.verifier) == (1, 1)
+    assert calls.tokens_in == (500 + 100 + 5 * 1000) + (300 + 100 + 180 + 5 * 1000)
+    assert calls.tokens_out == 200 + 5 * 10
+
+
+def test_students_only_shows_the_verifier_no_teacher() -> None:
+    calls = calls_of_group(replace(LOAD, verification_mode="students_only"))
+    assert calls.tokens_in == (500 + 100 + 5 * 1000) + (300 + 100 + 180 + 3 * 1000)
+    assert calls.tokens_out == 200 + 3 * 10
+
+
+def test_isolated_sends_each_answer_alone() -> None:
+    calls = calls_of_group(replace(LOAD, verification_mode="isolated"))
+    assert (calls.rubricator, calls.verifier) == (1, 5)
+    assert calls.tokens_in == (500 + 100 + 5 * 1000) + 5 * (300 + 100 + 180 + 1000)
+
+
+def test_a_rubric_for_each_student_costs_a_panel_each() -> None:
+    calls = calls_of_group(replace(LOAD, rubric_mode="per_student"))
+    assert (calls.rubricator, calls.verifier) == (3, 3)
+    assert calls.tokens_in == 3 * ((500 + 100 + 3 * 1000) + (300 + 100 + 180 + 3 * 1000))
+    assert calls.tokens_out == 3 * (200 + 3 * 10)
+
+
+def test_money_and_requests_in_flight() -> None:
+    plan = plan_judge(LOAD, RATES, PricesSettings(input=2.0, output=8.0))
+    assert plan.calls_per_step == 20
+    assert plan.tokens_in_per_step == 10 * 11180
+    assert plan.cost_per_step == pytest.approx((111_800 * 2 + 2_500 * 8) / 1e6)
+    assert plan.cost_per_run == pytest.approx(7 * plan.cost_per_step)
+    assert plan.tail_s == 25.0
+    assert plan.work_s == 10 * 25.0
+    assert plan.in_flight_sync == 10
+
+
+def test_measured_tokens_replace_the_estimate() -> None:
+    measured = replace(RATES, tokens_in=50.0, tokens_out=7.0)
+    plan = plan_judge(LOAD, measured, PricesSettings())
+    assert (plan.tokens_in_per_step, plan.tokens_out_per_step) == (500.0, 70.0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "concurrency", "step", "visible", "hide"),
+    [
+        # 250 s of requests: all at once they take the tail of 25 s, which follows the last rollout.
+        ("sync", 10, 60 + 25 + 40, 25.0, 5),
+        # Two at a time they take 125 s, longer than generation and tail.
+        ("sync", 2, 125 + 40, 65.0, 5),
+        ("colocate_async", 10, 100.0, 0.0, 3),
+        ("colocate_async", 2, 125.0, 25.0, 3),
+        ("separate_async", 10, 60.0, 0.0, 5),
+        ("separate_async", 1, 250.0, 190.0, 5),
+    ],
+)
+def test_the_shortest_step(
+    mode: TrainerMode, concurrency: int, step: float, visible: float, hide: int
+) -> None:
+    bound = bound_step(plan_judge(LOAD, RATES, PricesSettings()), RATES, mode, concurrency)
+    assert bound is not None
+    assert (bound.step_s, bound.visible_s, bound.in_flight_to_hide) == (step, visible, hide)
+
+
+def test_no_bound_without_times() -> None:
+    unknown = Measured(20.0, 5.0)
+    assert bound_step(plan_judge(LOAD, unknown, PricesSettings()), unknown, "sync", 8) is None
+
+
+def test_disk_holds_what_is_kept() -> None:
+    def disk(keep: int | None, every: int = 2):
+        return plan_disk(
+            LOAD, checkpoint_gb=3.0, save_every=every, keep=keep, characters_per_token=4
+        )
+
+    assert disk(None).checkpoints == 12.0  # steps 2, 4, 6 and the last
+    assert disk(3).checkpoints == 9.0
+    assert disk(None, every=-1).checkpoints == 0.0
+    assert disk(None).journal == pytest.approx(70 * (100 + 3 * 1000 + 250) * 4 / 1e9)
+    assert disk(None).teacher_index == pytest.approx(70 * 2 * 1000 * 4 / 1e9)
+
+
+def test_a_run_is_measured_by_medians_of_its_steps() -> None:
+    def step(gen: float, whole: float, tokens: float) -> dict[str, float]:
+        return {
+            "ropd/groups_judged": 4.0,
+            "ropd/judge/rubricator_latency_p50_s": 2.0,
+            "ropd/judge/verifier_latency_p50_s": 1.0,
+            "ropd/judge/tokens_in": tokens,
+            "ropd/judge/tokens_out": 40.0,
+            "timing_s/gen": gen,
+            "timing_s/step": whole,
+        }
+
+    steps = [{"val-core/x": 1.0}, step(10, 30, 400), step(12, 31, 800), step(50, 90, 4000)]
+    measured = measured_in(steps)
+    assert measured == Measured(2.0, 1.0, 200.0, 10.0, rollout_s=9.0, train_s=20.0)
+    with pytest.raises(ConfigurationError, match="no step with judged groups"):
+        measured_in(steps[:1])
+
+
+def test_the_launchers_default_context_is_what_the_default_run_needs() -> None:
+    """training/launch_judge_vllm.sh reckons in shell, `ropd doctor` here."""
+    script = (REPOSITORY / "training/launch_judge_vllm.sh").read_text()
+    names = ("answers", "answer_tokens", "question_tokens", "frame_tokens", "reply_tokens")
+    said = {n: re.search(rf"\b{n}=(\$\(\((?P<sum>[\d +]+)\)\)|(?P<n>\d+))", script) for n in names}
+    numbers = {
+        name: sum(map(int, found["sum"].split("+"))) if found["sum"] else int(found["n"])
+        for name, found in said.items()
+        if found
+    }
+    frame = numbers.pop("frame_tokens")
+    assert judge_context_tokens(**numbers) == 116_736
+    assert frame == 8192
+
+
+def test_the_worked_example_is_what_the_command_prints() -> None:
+    text = (REPOSITORY / "docs/plan.md").read_text()
+    [command, shown] = re.findall(r"```(?:bash|text)\n(.*?)\n```", text, re.DOTALL)[1:3]
+    done = CliRunner().invoke(app, shlex.split(command)[1:])
+    assert done.exit_code == 0, done.output
+    assert done.output.strip() == shown.strip()
+
+
+def test_times_have_to_be_given_or_measured() -> None:
+    done = CliRunner().invoke(app, ["plan"])
+    assert isinstance(done.exception, ConfigurationError)
+    assert "--rubricator-s" in str(done.exception)
