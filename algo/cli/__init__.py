@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from algo.cli import data, doctor, export, plan, replay, teacher
+from algo.cli import data, doctor, export, plan, replay, report, teacher
 from algo.ropd.errors import RopdError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(teacher.app, name="teacher")
 app.command()(replay.replay)
+app.command()(report.report)
 app.command()(doctor.doctor)
 app.command()(plan.plan)
 app.command()(export.export)

@@ -1,0 +1,243 @@
+"""One journal record laid out for the page: pure functions from a record to what is shown of it.
+
+Rewards are shown as recorded, beside what the booleans give. Texts are cut to a limit, never
+interpreted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import compress
+from typing import Any, Final
+
+from algo.report.text import Excerpt, excerpt
+from algo.ropd.extraction import after_thinking
+from algo.ropd.group import Rule
+from algo.ropd.record import sha256
+from algo.ropd.replay import replay_record
+from algo.ropd.rubric import Criterion, Rubric, Verdict, weighted_pass_rate
+from algo.ropd.scoring import Panel
+
+_RULES: Final[Mapping[str, str]] = {
+    Rule.UNFINISHED: "it was cut off at the token limit",
+    Rule.UNCLOSED_THINK: "its think block was never closed, so no answer follows it",
+    Rule.EMPTY: "there is nothing but white space and punctuation in its answer",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One judged answer in a panel's table: `T1` is a teacher's, `R1` a rollout's."""
+
+    label: str
+    teacher: bool
+    shown_as: int
+    """Under which number, from 1, the Verifier saw it."""
+    verdict: Verdict
+    earned: int
+    """Points of the satisfied criteria."""
+    score: float
+    """As the booleans give it."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A criterion with its verdict on each column's answer."""
+
+    criterion: Criterion
+    text: Excerpt
+    cells: tuple[tuple[bool, bool], ...]
+    """(verdict, whether the answer is a teacher's) for each column."""
+    met_by: int
+    """How many of the rollouts satisfy it."""
+
+
+@dataclass(frozen=True)
+class PanelView:
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    rollouts: int
+    total: int
+
+
+@dataclass(frozen=True)
+class RolloutView:
+    label: str
+    score: float
+    """The recorded reward, which the run used."""
+    recomputed: float
+    sum: str | None
+    """The reward spelled out; None where a rule gave it."""
+    rule: str | None
+    rule_meaning: str | None
+    missed: tuple[Criterion, ...]
+    thinking: Excerpt | None
+    thinking_length: int
+    answer: Excerpt
+    finished: bool
+    text_intact: bool
+    """The text still has its recorded hash."""
+
+    @property
+    def faithful(self) -> bool:
+        return self.score == self.recomputed and self.text_intact
+
+
+@dataclass(frozen=True)
+class CallView:
+    """One request to a judge; `facts` is empty and `raw` None where no reply came."""
+
+    stage: str
+    fault: Excerpt | None
+    facts: tuple[tuple[str, str], ...]
+    raw: Excerpt | None
+
+
+@dataclass(frozen=True)
+class GroupView:
+    anchor: str
+    record: Mapping[str, Any]
+    question: Excerpt
+    exact: bool
+    panels: tuple[PanelView, ...]
+    rollouts: tuple[RolloutView, ...]
+    calls: tuple[CallView, ...]
+    failure: Mapping[str, Any] | None
+    failure_message: Excerpt | None
+
+    @property
+    def attempts(self) -> int:
+        return sum(call.get("attempts", 1) for call in self.record["calls"])
+
+
+def view(position: int, record: Mapping[str, Any], limit: int) -> GroupView:
+    """What is shown of one record, each text cut to `limit` characters."""
+    failure = record.get("failure")
+    replayed = None if failure else replay_record(record)
+    panels = replayed.panels if replayed else ()
+    recomputed = replayed.scores if replayed else ()
+    return GroupView(
+        anchor=f"group-{position}",
+        record=record,
+        question=excerpt(record["question"], limit),
+        exact=replayed is None or replayed.exact,
+        panels=tuple(_panel(panel, limit) for panel in panels),
+        rollouts=_rollouts(record, panels, recomputed, limit),
+        calls=tuple(_call(call, limit) for call in record["calls"]),
+        failure=failure,
+        failure_message=excerpt(failure["message"], limit) if failure else None,
+    )
+
+
+def spelled_sum(rubric: Rubric, verdict: Verdict) -> str:
+    """The weighted pass rate as a sum, e.g. `5+3 of 11 = 0.727` (Eq. 4)."""
+    points = "+".join(str(criterion.points) for criterion in compress(rubric.criteria, verdict))
+    score = weighted_pass_rate(rubric, verdict)
+    return f"{points or '0'} of {rubric.total} = {score:.3f}"
+
+
+def _panel(panel: Panel, limit: int) -> PanelView:
+    columns = _columns(panel)
+    rows = tuple(
+        Row(
+            criterion=criterion,
+            text=excerpt(criterion.criterion, limit),
+            cells=tuple((column.verdict[k], column.teacher) for column in columns),
+            met_by=sum(verdict[k] for verdict in panel.student_verdicts),
+        )
+        for k, criterion in enumerate(panel.rubric.criteria)
+    )
+    return PanelView(columns, rows, len(panel.students), panel.rubric.total)
+
+
+def _columns(panel: Panel) -> tuple[Column, ...]:
+    """The rollouts first, then the teachers; the pool that was shuffled has the teachers first."""
+    place = {pool: shown for shown, pool in enumerate(panel.order, start=1)}
+    m = len(panel.teacher_verdicts)
+    students = zip(panel.students, panel.student_verdicts, strict=True)
+    answers = [
+        (f"R{index + 1}", False, m + k, verdict) for k, (index, verdict) in enumerate(students)
+    ] + [(f"T{k + 1}", True, k, verdict) for k, verdict in enumerate(panel.teacher_verdicts)]
+    points = [criterion.points for criterion in panel.rubric.criteria]
+    return tuple(
+        Column(
+            label=label,
+            teacher=teacher,
+            shown_as=place[pool],
+            verdict=verdict,
+            earned=sum(compress(points, verdict)),
+            score=weighted_pass_rate(panel.rubric, verdict),
+        )
+        for label, teacher, pool, verdict in answers
+    )
+
+
+def _rollouts(
+    record: Mapping[str, Any], panels: Sequence[Panel], recomputed: Sequence[float], limit: int
+) -> tuple[RolloutView, ...]:
+    """The judged rollouts; those of a failed group have no reward and are left to the journal."""
+    if not recomputed:
+        return ()
+    seat = {
+        index: (panel.rubric, verdict)
+        for panel in panels
+        for index, verdict in zip(panel.students, panel.student_verdicts, strict=True)
+    }
+    return tuple(
+        _rollout(
+            index, record["rollouts"][index], rule, score, recomputed[index], seat.get(index), limit
+        )
+        for index, (score, rule) in enumerate(zip(record["scores"], record["rules"], strict=True))
+    )
+
+
+def _rollout(
+    index: int,
+    rollout: Mapping[str, Any],
+    rule: str | None,
+    score: float,
+    recomputed: float,
+    judged: tuple[Rubric, Verdict] | None,
+    limit: int,
+) -> RolloutView:
+    answer = after_thinking(rollout["text"])
+    thinking = rollout["text"][: len(rollout["text"]) - len(answer)]
+    missed: list[Criterion] = []
+    if judged is not None:
+        pairs = zip(judged[0].criteria, judged[1], strict=True)
+        missed = [criterion for criterion, satisfied in pairs if not satisfied]
+    return RolloutView(
+        label=f"R{index + 1}",
+        score=score,
+        recomputed=recomputed,
+        sum=None if judged is None else spelled_sum(*judged),
+        rule=rule,
+        rule_meaning=None if rule is None else _RULES.get(rule),
+        missed=tuple(missed),
+        thinking=excerpt(thinking, limit) if thinking else None,
+        thinking_length=len(thinking),
+        answer=excerpt(answer, limit),
+        finished=rollout["finished"],
+        text_intact=sha256(rollout["text"]) == rollout["sha256"],
+    )
+
+
+def _call(call: Mapping[str, Any], limit: int) -> CallView:
+    fault = None if call["fault"] is None else excerpt(call["fault"], limit)
+    if "raw" not in call:
+        return CallView(call["stage"], fault, (), None)
+    facts = [
+        ("model", call["model"]),
+        ("finished", call["finish_reason"]),
+        ("attempts", call["attempts"]),
+        ("latency", f"{call['latency_s']:.3f} s"),
+        ("prompt tokens", call["prompt_tokens"]),
+        ("reply tokens", call["completion_tokens"]),
+    ]
+    if call["cut_characters"]:
+        facts.append(("cut out of the prompt to fit the context", call["cut_characters"]))
+    if call["length"] > len(call["raw"]):
+        facts.append(("characters in all, of which the journal kept a part", call["length"]))
+    shown = tuple((name, "unknown" if value is None else str(value)) for name, value in facts)
+    return CallView(call["stage"], fault, shown, excerpt(call["raw"], limit))
