@@ -87,11 +87,14 @@ def record(
     }
     if failure is not None:
         return {**common, "status": "failed", "failure": failure}
+    whole = word.encode(
+        "utf-8", "replace"
+    ).decode()  # pydantic lets no lone surrogate into a rubric
     criteria = [
         {
             "criterion_id": f"c{k}",
-            "category": f"category {word}",
-            "criterion": f"criterion {k} {word}",
+            "category": f"category {whole}",
+            "criterion": f"criterion {k} {whole}",
             "points": points,
         }
         for k, points in enumerate((5, 3, 2, 1), start=1)
