@@ -12,12 +12,12 @@ from itertools import compress
 from typing import Any, Final
 
 from algo.report.text import Excerpt, excerpt
-from algo.ropd.extraction import after_thinking
 from algo.ropd.group import Rule
 from algo.ropd.record import sha256
 from algo.ropd.replay import replay_record
 from algo.ropd.rubric import Criterion, Rubric, Verdict, weighted_pass_rate
 from algo.ropd.scoring import Panel
+from algo.ropd.thinking import after_thinking
 
 _RULES: Final[Mapping[str, str]] = {
     Rule.UNFINISHED: "it was cut off at the token limit",
@@ -75,13 +75,21 @@ class RolloutView:
     thinking: Excerpt | None
     thinking_length: int
     answer: Excerpt
-    finished: bool
     text_intact: bool
     """The text still has its recorded hash."""
 
     @property
     def faithful(self) -> bool:
         return self.score == self.recomputed and self.text_intact
+
+
+@dataclass(frozen=True)
+class TeacherView:
+    """A teacher answer; `score` is None where it was not verified, `text` where it is not known."""
+
+    label: str
+    score: float | None
+    text: Excerpt | None
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,7 @@ class GroupView:
     exact: bool
     panels: tuple[PanelView, ...]
     rollouts: tuple[RolloutView, ...]
+    teachers: tuple[TeacherView, ...]
     calls: tuple[CallView, ...]
     failure: Mapping[str, Any] | None
     failure_message: Excerpt | None
@@ -111,8 +120,13 @@ class GroupView:
         return sum(call.get("attempts", 1) for call in self.record["calls"])
 
 
-def view(position: int, record: Mapping[str, Any], limit: int) -> GroupView:
-    """What is shown of one record, each text cut to `limit` characters."""
+def view(
+    position: int, record: Mapping[str, Any], teacher_texts: Mapping[str, str], limit: int
+) -> GroupView:
+    """What is shown of one record, each text cut to `limit` characters.
+
+    `teacher_texts` has teacher answers by hash, as far as they are known.
+    """
     failure = record.get("failure")
     replayed = None if failure else replay_record(record)
     panels = replayed.panels if replayed else ()
@@ -124,6 +138,7 @@ def view(position: int, record: Mapping[str, Any], limit: int) -> GroupView:
         exact=replayed is None or replayed.exact,
         panels=tuple(_panel(panel, limit) for panel in panels),
         rollouts=_rollouts(record, panels, recomputed, limit),
+        teachers=_teachers(record, teacher_texts, limit),
         calls=tuple(_call(call, limit) for call in record["calls"]),
         failure=failure,
         failure_message=excerpt(failure["message"], limit) if failure else None,
@@ -218,8 +233,22 @@ def _rollout(
         thinking=excerpt(thinking, limit) if thinking else None,
         thinking_length=len(thinking),
         answer=excerpt(answer, limit),
-        finished=rollout["finished"],
         text_intact=sha256(rollout["text"]) == rollout["sha256"],
+    )
+
+
+def _teachers(
+    record: Mapping[str, Any], texts: Mapping[str, str], limit: int
+) -> tuple[TeacherView, ...]:
+    scores = record.get("teacher_scores", ())
+    known = [texts.get(teacher["sha256"]) for teacher in record["teachers"]]
+    return tuple(
+        TeacherView(
+            label=f"T{k + 1}",
+            score=scores[k] if k < len(scores) else None,
+            text=None if text is None else excerpt(text, limit),
+        )
+        for k, text in enumerate(known)
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any, Final, Generic, TypeVar
 from algo.ropd.budget import Budget, Call, estimated_tokens
 from algo.ropd.endpoint import Endpoint, Reply
 from algo.ropd.errors import FailureKind, JudgeFailure, RequestRejected
-from algo.ropd.extraction import NoJson, after_thinking, extract_object, looks_like_refusal
+from algo.ropd.extraction import NoJson, extract_object, looks_like_refusal
 from algo.ropd.prompts import PromptTemplate, VerifierPrompts, rubricator_prompt
 from algo.ropd.rubric import (
     RUBRIC_SCHEMA,
@@ -32,6 +32,7 @@ from algo.ropd.rubric import (
     verifier_json_schema,
 )
 from algo.ropd.scheduler import Deadline, RequestScheduler
+from algo.ropd.thinking import after_thinking
 from algo.ropd.wire import CUT_OFF, REFUSED
 
 logger = logging.getLogger(__name__)

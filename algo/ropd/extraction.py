@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from algo.ropd.rubric import InvalidReply
+from algo.ropd.thinking import after_thinking
 
 _MOST_STARTS: Final = 200
 """Opening braces that are tried before giving up: bounds the work on a hostile reply."""
@@ -25,11 +26,6 @@ _REFUSAL: Final = re.compile(
 
 class NoJson(ValueError):
     """The reply holds no usable JSON; the message is written for the model that wrote it."""
-
-
-def after_thinking(text: str) -> str:
-    """The part after the last `</think>`: all of it when there is none."""
-    return text.rpartition("</think>")[2]
 
 
 def extract_object(text: str, schema_version: str) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from types import MappingProxyType
 
 from algo.ropd.errors import ConfigurationError
 from algo.ropd.math_equivalence import equivalent
+from algo.ropd.thinking import after_thinking, is_unclosed
 
-_THINK_OPEN, _THINK_CLOSE = "<think>", "</think>"
 _TAIL = 2000
 """Characters of the end that a final answer is looked for in: bounds the time of every rule."""
 
@@ -38,23 +38,14 @@ def grade(data_source: str, solution_text: str, ground_truth: object) -> float:
             f"column reward_model.ground_truth is empty in a {data_source!r} row, which cannot be "
             "graded: `ropd data check --validation FILE` lists all such rows"
         )
-    final = after_thinking(solution_text)
-    if final is None:
+    if is_unclosed(solution_text):
         return 0.0
-    return float(rule(final[-_TAIL:], truth))
+    return float(rule(after_thinking(solution_text)[-_TAIL:], truth))
 
 
 def can_grade(data_source: str) -> bool:
     """Whether `grade` knows a rule for rows of this data source."""
     return any(data_source.startswith(prefix) for prefix in _RULES)
-
-
-def after_thinking(text: str) -> str | None:
-    """The text after the last ``</think>``; None when thinking was begun and never ended."""
-    _, close, final = text.rpartition(_THINK_CLOSE)
-    if _THINK_OPEN in final:
-        return None
-    return final if close else text
 
 
 def _rule(data_source: str) -> Callable[[str, str], bool]:

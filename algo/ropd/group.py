@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from algo.ropd.extraction import after_thinking
 from algo.ropd.rubric import Rubric, Verdict
+from algo.ropd.thinking import after_thinking, is_unclosed
 
 
 class Rule(StrEnum):
@@ -47,7 +47,7 @@ class Rollout:
         """The rule that scores this rollout 0, if one does."""
         if not self.finished:
             return Rule.UNFINISHED
-        if "<think>" in after_thinking(self.text):
+        if is_unclosed(self.text):
             return Rule.UNCLOSED_THINK
         return None if _has_content(self.answer) else Rule.EMPTY
 

@@ -22,9 +22,9 @@ from typing import Any, Protocol
 from algo.data.prompt_file import PromptRow
 from algo.ropd.endpoint import Endpoint, Reply
 from algo.ropd.errors import JudgeFailure, RopdError, TeacherIndexError
-from algo.ropd.ground_truth import after_thinking
 from algo.ropd.teacher_index import AnswerStatus, Teacher, TeacherAnswer, TeacherIndex
 from algo.ropd.teacher_index_writer import TeacherIndexWriter
+from algo.ropd.thinking import after_thinking, is_unclosed
 from algo.ropd.wire import CUT_OFF, REFUSED, Message
 
 FAILURES_IN_A_ROW = 50
@@ -359,8 +359,9 @@ def _status(reply: Reply) -> AnswerStatus:
         return AnswerStatus.REFUSED
     if reply.finish_reason == CUT_OFF:
         return AnswerStatus.TRUNCATED
-    final = after_thinking(reply.text)
-    return AnswerStatus.USABLE if final and final.strip() else AnswerStatus.EMPTY
+    if is_unclosed(reply.text) or not after_thinking(reply.text).strip():
+        return AnswerStatus.EMPTY
+    return AnswerStatus.USABLE
 
 
 def _first(failures: BaseExceptionGroup[Exception]) -> Exception:

@@ -6,6 +6,7 @@ style. Sending is `transport.py`'s part, retrying `scheduler.py`'s.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -114,7 +115,7 @@ def _responses_body(
 def parse_reply(endpoint: Endpoint, body: bytes, latency_s: float, attempts: int) -> Reply:
     """The reply in the body of a 200; raises `Fault` when there is none in it."""
     try:
-        payload = orjson.loads(body)
+        payload = _decoded(body)
         if endpoint.settings.api == "responses":
             text, finish_reason = _responses_text(payload)
             prompt, completion, details = "input_tokens", "output_tokens", "input_tokens_details"
@@ -133,13 +134,21 @@ def parse_reply(endpoint: Endpoint, body: bytes, latency_s: float, attempts: int
             latency_s=latency_s,
             attempts=attempts,
         )
-    except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise Fault(
             FailureKind.TRANSPORT,
             f"HTTP 200 whose body is no {endpoint.settings.api} reply "
             f"({type(error).__name__}): {excerpt(body)}",
             endpoint_down=False,
         ) from None
+
+
+def _decoded(body: bytes) -> Any:
+    """The JSON in `body`. A lone surrogate, which a model can write, is no reason to pay again."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return json.loads(body)
 
 
 def _chat_text(payload: dict[str, Any]) -> tuple[str, str]:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from algo.ropd import math_equivalence
 from algo.ropd.errors import ConfigurationError
-from algo.ropd.ground_truth import after_thinking, can_grade, grade
+from algo.ropd.ground_truth import can_grade, grade
+from algo.ropd.thinking import after_thinking, is_unclosed
 
 
 @pytest.mark.parametrize(
@@ -126,4 +127,5 @@ def test_row_without_ground_truth_is_refused() -> None:
 @given(st.text(), st.text().filter(lambda text: "think>" not in text))
 def test_only_text_after_the_last_think_block_counts(before: str, final: str) -> None:
     assert after_thinking(f"<think>{before}</think>{final}") == final
-    assert after_thinking(f"{before}</think><think>{final}") is None
+    assert is_unclosed(f"{before}</think><think>{final}")
+    assert not is_unclosed(f"<think>{before}</think>{final}")

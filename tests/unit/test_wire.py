@@ -74,6 +74,11 @@ def test_a_chat_reply_is_read_with_its_usage() -> None:
     assert (reply.latency_s, reply.attempts) == (1.5, 2)
 
 
+def test_a_lone_surrogate_in_a_paid_reply_is_kept() -> None:
+    body = rb'{"choices": [{"message": {"content": "a\ud800b"}}]}'
+    assert parse_reply(endpoint(), body, 1.5, 1).text == "a\ud800b"
+
+
 @pytest.mark.parametrize(
     "choice",
     [

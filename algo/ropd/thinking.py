@@ -1,0 +1,15 @@
+"""Think blocks: what stands after the last of them is the answer, and nothing else is."""
+
+from __future__ import annotations
+
+_OPEN, _CLOSE = "<think>", "</think>"
+
+
+def after_thinking(text: str) -> str:
+    """The part after the last ``</think>``: all of it when there is none."""
+    return text.rpartition(_CLOSE)[2]
+
+
+def is_unclosed(text: str) -> bool:
+    """Whether thinking was begun and never ended, so that there is no answer."""
+    return _OPEN in after_thinking(text)
