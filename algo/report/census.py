@@ -76,6 +76,10 @@ class Census:
         return tuple(sorted({entry.step for entry in self.entries}))
 
     @property
+    def judged_steps(self) -> tuple[int, ...]:
+        return tuple(sorted({entry.step for entry in self.judged}))
+
+    @property
     def judged(self) -> tuple[Entry, ...]:
         return tuple(entry for entry in self.entries if entry.failure is None)
 

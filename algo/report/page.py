@@ -22,6 +22,7 @@ from algo.report.census import Census, Entry, percentile, records_at, take_censu
 from algo.report.group_view import GroupView, view
 from algo.report.run_facts import RunFacts, read_facts
 from algo.report.selection import Selection, select
+from algo.report.teachers import teacher_texts
 from algo.report.text import visible
 from algo.ropd.errors import ConfigurationError
 
@@ -41,14 +42,15 @@ def write_report(
     """Write the page of the run in `run_dir` (or of a bare journal folder) to `out`.
 
     `steps` and `groups` as for `select`; `max_mb` bounds the page in millions of bytes. Raises
-    `JournalError` or `ConfigurationError`.
+    `JournalError`, `TeacherIndexError` or `ConfigurationError`.
     """
     journal = run_dir / "journal" if (run_dir / "journal").is_dir() else run_dir
     census = take_census(journal)
     selection = select(census, steps, groups)
     facts = read_facts(run_dir)
     records = records_at(journal, (entry.position for entry in selection.entries))
-    page = fitted(census, selection, facts, records, int(max_mb * 1e6))
+    texts = teacher_texts(facts.teacher_index, records.values())
+    page = fitted(census, selection, facts, records, texts, int(max_mb * 1e6))
     partial_file = out.with_name(f"{out.name}.part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -65,13 +67,17 @@ def fitted(
     selection: Selection,
     facts: RunFacts,
     records: Mapping[int, Mapping[str, Any]],
+    texts: Mapping[str, str],
     max_bytes: int,
 ) -> bytes:
-    """The page as UTF-8, of at most `max_bytes` unless its head alone is larger."""
+    """The page as UTF-8, of at most `max_bytes` unless its head alone is larger.
+
+    `records` by place in the journal, `texts` of teacher answers by hash.
+    """
     shown, page = selection, b""
     while True:
         for limit in _TEXT_LIMITS:
-            page = _render(census, shown, selection, facts, records, limit).encode()
+            page = _render(census, shown, selection, facts, records, texts, limit).encode()
             if len(page) <= max_bytes:
                 return page
         if not shown.entries:
@@ -85,10 +91,11 @@ def _render(
     selection: Selection,
     facts: RunFacts,
     records: Mapping[int, Mapping[str, Any]],
+    texts: Mapping[str, str],
     limit: int,
 ) -> str:
     def views(entries: Sequence[Entry]) -> list[GroupView]:
-        return [view(entry.position, records[entry.position], limit) for entry in entries]
+        return [view(entry.position, records[entry.position], texts, limit) for entry in entries]
 
     rewards = {"reward (mean of the judged rollouts)": census.mean_rewards()}
     latencies = [entry.latency_s for entry in census.entries]

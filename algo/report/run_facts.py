@@ -48,25 +48,32 @@ _SETTINGS: Final = (
     "ropd.rubric.max_criteria",
     "ropd.verification.mode",
 )
+_TEACHER_INDEX: Final = "ropd.teacher_index"
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """`accuracies` are shares in [0, 1] by step, one series a way of decoding."""
+    """`accuracies` are shares in [0, 1] by step, one series a way of decoding.
+
+    `teacher_index` is the file that the run's configuration names, if it is still there.
+    """
 
     name: str
     figures: tuple[tuple[str, str], ...]
     settings: tuple[tuple[str, str], ...]
     accuracies: Mapping[str, Mapping[int, float]]
+    teacher_index: Path | None = None
 
 
 def read_facts(run_dir: Path) -> RunFacts:
     """Raises `ConfigurationError` where a file of the run cannot be read."""
+    config = _config(run_dir / "config.yaml")
     return RunFacts(
         name="/".join(run_dir.resolve().parts[-2:]),
         figures=_figures(run_dir / "summary.json"),
-        settings=_settings(run_dir / "config.yaml"),
+        settings=tuple((key, _setting(config[key])) for key in _SETTINGS if key in config),
         accuracies=_accuracies(run_dir / "metrics"),
+        teacher_index=_existing(config.get(_TEACHER_INDEX)),
     )
 
 
@@ -84,20 +91,30 @@ def _figures(file: Path) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _settings(file: Path) -> tuple[tuple[str, str], ...]:
+def _config(file: Path) -> Mapping[str, Any]:
+    """The resolved values of the keys that the page uses, where they are set."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
     if not file.is_file():
-        return ()
+        return {}
     try:
         config = OmegaConf.load(file)
-        found = {key: OmegaConf.select(config, key) for key in _SETTINGS}
+        found = {key: OmegaConf.select(config, key) for key in (*_SETTINGS, _TEACHER_INDEX)}
     except (OmegaConfBaseException, YAMLError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigurationError(f"{file} cannot be read: {reason}: remove or restore it") from None
-    return tuple((key, _setting(value)) for key, value in found.items() if value is not None)
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _existing(configured: str | None) -> Path | None:
+    from ropd_verl.config import absolute
+
+    if configured is None:
+        return None
+    index = absolute(configured)
+    return index if index.is_file() else None
 
 
 def _accuracies(folder: Path) -> Mapping[str, Mapping[int, float]]:

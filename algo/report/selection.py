@@ -49,7 +49,7 @@ def select(census: Census, steps: str | None, groups: int | None) -> Selection:
     `steps` is as for `parse_steps`; without it the judged groups are of the first, the middle and
     the last step and the failed ones of the whole run. `groups` is how many a step (2).
     """
-    chosen = _spread_out(census.steps) if steps is None else parse_steps(steps, census.steps)
+    chosen = _spread_out(census.judged_steps) if steps is None else parse_steps(steps, census.steps)
     wanted = GROUPS_A_STEP if groups is None else groups
     special = max(SPECIAL_SHOWN, groups or 0)
     within = census.entries if steps is None else _of_steps(census.entries, chosen)

@@ -28,6 +28,8 @@ from algo.ropd.errors import ConfigurationError, JournalError
 from algo.ropd.journal import Journal
 from algo.ropd.record import sha256
 from algo.ropd.scoring import student_scores, teacher_scores
+from algo.ropd.teacher_index import Teacher, TeacherAnswer
+from algo.ropd.teacher_index_writer import TeacherIndexWriter
 
 NO_FACTS = RunFacts("example/001", (), (), {})
 
@@ -325,6 +327,21 @@ def test_figures_settings_and_curves_come_from_the_run(tmp_path: Path) -> None:
     assert "/secret" not in page.html
 
 
+def test_teacher_answers_are_shown_from_the_index_that_the_run_names(tmp_path: Path) -> None:
+    judged = record()
+    judged["teachers"] = [{"sha256": sha256("taught")}, {"sha256": sha256("lost")}]
+    run = write_journal(tmp_path / "run", judged)
+    index = tmp_path / "teachers"
+    (run / "config.yaml").write_text(f"ropd: {{teacher_index: {index}}}\n")
+    assert "is not where the run had it" in report(run).text
+    with TeacherIndexWriter.open(index, Teacher("t")) as writer:
+        writer.append([TeacherAnswer("f" * 64, "<think>hm</think> taught", "t")])
+    page = report(run)
+    assert "\ntaught" in page.texts
+    assert "T2 not in the teacher index any more" in page.text
+    assert "is not where the run had it" not in page.text
+
+
 def test_the_page_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
     page = report(write_journal(tmp_path, record(), failed()))
     tags = {tag for tag, _ in page.tags}
@@ -369,11 +386,14 @@ def test_no_text_changes_the_structure_of_the_page(text: str) -> None:
         records = [record([word, word, word], word=word), failed(word=word)]
         census = Census((entry(0, 1, [8 / 11, 5 / 11, 0.0]), entry(1, 1, None, "timeout")), {})
         chosen = select(census, None, None)
-        return parsed(fitted(census, chosen, NO_FACTS, dict(enumerate(records)), 10**7).decode())
+        texts = {"a" * 64: word}
+        return parsed(
+            fitted(census, chosen, NO_FACTS, dict(enumerate(records)), texts, 10**7).decode()
+        )
 
     shown = page(text)
     assert shown.tags == page("word").tags
-    assert shown.texts.count(f"\n{visible(text)}") == 3
+    assert shown.texts.count(f"\n{visible(text)}") == 5  # three rollouts, a teacher twice
     assert f"\nquestion {visible(text)}" in shown.texts
 
 
