@@ -23,12 +23,14 @@ def report(
         int | None, typer.Option(min=1, help="Groups shown a step; 2 by default.")
     ] = None,
     max_mb: Annotated[
-        float, typer.Option(min=0.1, help="Size of the page; texts are cut to keep it.")
-    ] = 3.0,
+        float | None,
+        typer.Option(min=0.1, help="Bound of the page, 3 by default; texts are cut to keep it."),
+    ] = None,
 ) -> None:
     """Write a static page of the run: figures, rubrics, verdicts, sums, answers, raw replies."""
-    from algo.report import write_report
+    from algo.report import DEFAULT_MAX_MB, write_report
 
     page = run_dir / "report.html" if out is None else out
-    write_report(run_dir, page, steps=steps, groups=groups, max_mb=max_mb)
+    bound = DEFAULT_MAX_MB if max_mb is None else max_mb
+    write_report(run_dir, page, steps=steps, groups=groups, max_mb=bound)
     typer.echo(page)

@@ -109,10 +109,10 @@ def _config(file: Path) -> Mapping[str, Any]:
 
 
 def _existing(configured: str | None) -> Path | None:
-    from ropd_verl.config import absolute
-
     if configured is None:
         return None
+    from ropd_verl.config import absolute
+
     index = absolute(configured)
     return index if index.is_file() else None
 

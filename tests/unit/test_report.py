@@ -475,6 +475,31 @@ def test_the_command_writes_beside_the_run_and_its_errors_are_one_line(tmp_path:
     assert isinstance(wrong.exception, ConfigurationError)
 
 
+def test_files_that_cannot_be_read_or_written_are_named(tmp_path: Path) -> None:
+    run = write_journal(tmp_path / "run", record())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigurationError, match="--out"):
+        write_report(run, tmp_path / "file" / "report.html")
+    (run / "summary.json").write_text("{")
+    with pytest.raises(ConfigurationError, match=r"summary\.json"):
+        report(run)
+    (run / "summary.json").unlink()
+    (run / "config.yaml").write_text("seed: ${nowhere}\n")
+    with pytest.raises(ConfigurationError, match=r"config\.yaml"):
+        report(run)
+
+
+def test_a_record_of_another_version_is_refused(tmp_path: Path) -> None:
+    run = write_journal(tmp_path, {**record(), "schema_version": "ropd.judgement.v9"})
+    with pytest.raises(JournalError, match=r"ropd\.judgement\.v9"):
+        report(run)
+
+
+def test_a_bare_journal_folder_is_a_run(tmp_path: Path) -> None:
+    run = write_journal(tmp_path, record())
+    assert report(run / "journal").numbers == report(run).numbers
+
+
 def test_the_records_of_these_tests_are_scored_as_the_pipeline_scores() -> None:
     from algo.ropd.replay import replay_record
 
