@@ -244,6 +244,8 @@ def test_verdicts_are_told_by_a_symbol_and_stand_in_the_row_of_their_criterion(
     rows = [row.split("</tr>")[0] for row in page.html.split("<tr>") if "criterion 2" in row]
     assert [rows[0].count(mark) for mark in "✓✗"] == [2, 1]  # R1 and T1 satisfy c2, R2 does not
     assert "1/2" in rows[0]
+    assert "points earned 11 8 5 10 " in page.text  # of, R1, R2, T1
+    assert "shown to the Verifier as answer 1 2 3 " in page.text  # undoes the order [1, 2, 0]
 
 
 def test_the_thinking_is_set_apart_from_the_answer_that_was_judged(tmp_path: Path) -> None:
