@@ -14,8 +14,8 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
 import typer
 
@@ -114,10 +114,13 @@ def dry_run(environ: dict[str, str], words: Sequence[str]) -> str:
     return done.stdout
 
 
-def parsed(command: click.Command, arguments: Sequence[str]) -> click.Context:
-    """The context that a command's own parser makes of its arguments; runs nothing."""
+def parsed(command: Any, arguments: Sequence[str]) -> Any:
+    """The context that a command's own parser makes of its arguments; runs nothing.
+
+    A click command of Ray's, or one of typer, which brings a click of its own.
+    """
     rest, context = list(arguments), None
-    while isinstance(command, click.Group):
+    while hasattr(command, "get_command"):
         context = command.make_context(command.name, rest[:1], parent=context)
         found = command.get_command(context, rest.pop(0))
         assert found is not None, arguments
@@ -132,6 +135,13 @@ def offered_packages() -> set[str]:
     config = compose_config("ropd", ["mode=separate_async", "attention=flash"])
     fixes = [fix for *_, fix in _optional_packages(Subject(config, {}))]
     return {m[1] for fix in fixes if (m := re.match(r"pip install ([\w-]+)", fix))}
+
+
+def test_a_wrong_option_would_be_noticed() -> None:
+    for text in ("ropd doctor --no-such-option", "ropd export somewhere"):
+        with pytest.raises(Exception) as caught:  # noqa: PT011 - typer's click is private
+            parsed(typer.main.get_command(app), shlex.split(text)[1:])
+        assert "UsageError" in {kind.__name__ for kind in type(caught.value).__mro__}
 
 
 @pytest.mark.parametrize("file", DOCS, ids=lambda f: f.name)

@@ -291,6 +291,8 @@ def whole(tmp_path: Path) -> list[str]:
         "actor_rollout_ref.actor.optim.lr_warmup_steps=0",
         "ropd.judge.rubricator.model=judge",
         "ropd.judge.verifier.model=judge",
+        "ropd.judge.rubricator.api_key_env=null",
+        "ropd.judge.verifier.api_key_env=null",
     ]
 
 
@@ -301,6 +303,16 @@ def test_a_run_that_its_prompts_cannot_fill(whole: list[str]) -> None:
     assert "total_epochs=3" in short.fix
     with pytest.raises(ConfigurationError, match="a step is never full"):
         list(inputs.run_length(subject(*whole, "data.train_batch_size=5")))
+
+
+def test_a_role_without_a_model_is_found_before_anybody_is_asked(
+    whole: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ROPD_VERIFIER_MODEL", raising=False)
+    code, lines = run("--offline", *(o for o in whole if "verifier.model" not in o))
+    assert code == 1
+    [error] = [line for line in lines if line.startswith("error")]
+    assert "ROPD_VERIFIER_MODEL" in error
 
 
 @pytest.mark.parametrize(("takes_schema", "level"), [(True, Level.OK), (False, Level.NOTE)])
@@ -338,7 +350,7 @@ def test_a_start_runs_the_doctors_checks(
     monkeypatch.setattr(preflight, "CHECKS", fakes)
     preflight.check(compose_config("ropd", whole), {})
     assert ran == [c.name for c in doctor.CHECKS if c.at_start]
-    assert {c.name for c in doctor.CHECKS} - set(ran) == {"structured output"}
+    assert {c.name for c in doctor.CHECKS} - set(ran) == {"judge settings", "structured output"}
 
 
 # --- the command ------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = compose_config(config_name, overrides)
         if os.environ.get("ROPD_DRYRUN", "").lower() in ("1", "true", "yes"):
             print("python -m ropd_verl.train " + shlex.join(arguments))
-            print("\n".join(key_lines(config)))
+            print("\n".join([*key_lines(config), *_what_is_missing(config)]))
             return 0
         return _start(config, shlex.join(arguments))
     except ConfigurationError as error:
@@ -59,6 +59,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, SystemExit):  # Ray turns SIGTERM into the latter
         print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
         return 130
+
+
+def _what_is_missing(config: DictConfig) -> list[str]:
+    """What a start would stumble over here; neither model hub nor judge are asked."""
+    from ropd_verl.checks.finding import Level, Reach
+    from ropd_verl.doctor import examine
+
+    found = list(examine(config, os.environ, Reach.MACHINE))
+    return [d.line for d in found if d.finding.level in (Level.ERROR, Level.WARNING)]
 
 
 def _terminate(signum: int, frame: Any) -> None:

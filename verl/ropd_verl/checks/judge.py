@@ -1,4 +1,4 @@
-"""The judge: each role's endpoint answers, serves its model and takes structured output."""
+"""The judge: each role is set, its endpoint answers, has its model and takes structured output."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ from algo.ropd.settings import RopdSettings
 from ropd_verl.checks.finding import Finding, Subject, note, ok
 
 PATIENCE_S = 60.0
+
+
+def roles(subject: Subject) -> Iterable[Finding]:
+    """Model, URL and key of each role, and where each was set; asks nobody."""
+    judge = subject.settings.judge
+    for name, settings in (("rubricator", judge.rubricator), ("verifier", judge.verifier)):
+        yield ok(resolve_role(name, settings, subject.environ).line())
 
 
 def endpoints(subject: Subject) -> Iterable[Finding]:
