@@ -3,7 +3,7 @@
 #
 #   bash training/train.sh --config-name ropd_cpu              the CPU example, on any machine
 #   bash training/train.sh                                     8 GPUs, configs/ropd.yaml
-#   bash training/train.sh trainer.n_gpus_per_node=1           1 GPU
+#   bash training/train.sh hardware=gpu1                       1 GPU; docs/first-run.md has more
 #   ROPD_DRYRUN=true bash training/train.sh [...]              show what would run, start nothing
 #
 # Further arguments are Hydra overrides. Settings and API keys may stand in .env (see .env.example).

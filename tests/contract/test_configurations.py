@@ -51,6 +51,17 @@ def test_there_are_over_a_hundred_and_all_pairs_are_among_them() -> None:
             assert ((one, pair[0]), (other, pair[1])) in seen
 
 
+def static_errors(name: str, overrides: list[str]) -> list[tuple[str, str]]:
+    """(check, what) of every error that needs neither files nor machine."""
+    found = examine(compose_config(name, overrides), {}, Reach.STATIC)
+    return [(d.check.name, d.finding.what) for d in found if d.finding.level is Level.ERROR]
+
+
+@pytest.mark.parametrize("override", ["preset=official", "mode=colocate_async", "adapter=lora"])
+def test_the_example_takes_the_groups_too(override: str) -> None:
+    assert static_errors("ropd_cpu", [override]) == []
+
+
 @pytest.mark.parametrize("hardware", GROUPS["hardware"])
 def test_combinations_compose_and_pass(hardware: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -58,12 +69,7 @@ def test_combinations_compose_and_pass(hardware: str, monkeypatch: pytest.Monkey
         if combination["hardware"] != hardware:
             continue
         overrides = [f"{group}={choice}" for group, choice in combination.items()]
-        config = compose_config("ropd", overrides)
-        errors = [
-            (d.check.name, d.finding.what)
-            for d in examine(config, {}, Reach.STATIC)
-            if d.finding.level is Level.ERROR
-        ]
+        errors = static_errors("ropd", overrides)
         if hardware == "cpu" and combination["mode"] == "separate_async":
             # The one pair that cannot be: verl moves weights from GPU to GPU in this mode.
             assert [name for name, _ in errors] == ["mode"], overrides

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -351,6 +353,20 @@ def test_a_start_runs_the_doctors_checks(
     preflight.check(compose_config("ropd", whole), {})
     assert ran == [c.name for c in doctor.CHECKS if c.at_start]
     assert {c.name for c in doctor.CHECKS} - set(ran) == {"judge settings", "structured output"}
+
+
+def test_the_checks_leave_verls_platform_undecided() -> None:
+    """A start chooses it after the checks; verl decides once a process and would take a GPU's."""
+    program = (
+        "from ropd_verl import doctor; from ropd_verl.config import compose_config\n"
+        "list(doctor.examine(compose_config('ropd_cpu', []), {}, doctor.MACHINE))\n"
+        "from verl.plugin.platform import platform_manager as chosen\n"
+        "print(chosen._current_platform)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "None"
 
 
 # --- the command ------------------------------------------------------------------------------
