@@ -45,7 +45,7 @@ class ExampleSettings(BaseModel):
     train_prompts: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
     val_prompts: Annotated[int, Field(ge=1, le=100_000)] = 256
     """Held-out problems; each is validated once sampled and once greedily."""
-    warm_start_steps: Annotated[int, Field(ge=1)] = 380
+    warm_start_steps: Annotated[int, Field(ge=1)] = 600
     teacher_answers: Annotated[int, Field(ge=1)] = 4
     judge: Impairments = Impairments()
     """Delays and faults of the judge while training runs; the teacher index is built without."""

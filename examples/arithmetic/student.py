@@ -55,7 +55,7 @@ class WarmStart:
     """How the student is made. `threads` is the number of CPU threads torch may use."""
 
     seed: int = 0
-    steps: int = 380
+    steps: int = 600
     batch_size: int = 64
     learning_rate: float = 3e-3
     hidden_size: int = 128

@@ -91,6 +91,7 @@ def test_three_steps_with_a_failing_judge(start: Start, rollouts: Path, example_
     assert any(not torch.equal(v, initial[k]) for k, v in before.items())
     assert any(not torch.equal(v, after[k]) for k, v in before.items())
     assert (started.run / "curves.png").is_file()
+    assert failed[0]["uid"] in (started.run / "report.html").read_text()
 
 
 def test_a_killed_run_resumes_from_its_checkpoint(start: Start) -> None:

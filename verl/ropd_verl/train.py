@@ -22,6 +22,7 @@ from typing import Any, TextIO
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from algo.report import write_report
 from algo.ropd.errors import ConfigurationError, JudgeOutage, RopdError
 from ropd_verl import summary as summaries
 from ropd_verl.config import absolute, compose_config, key_lines
@@ -248,6 +249,8 @@ def _summarise(run: RunDirectory) -> None:
     summaries.plot(steps, run.path / "curves.png")
     print(summaries.table(summary))
     summaries.write(summary, run.path / SUMMARY)
+    write_report(run.path, run.path / "report.html")
+    print(f"why each answer got its reward: {run.path / 'report.html'}")
     print(run.path / SUMMARY)
 
 
