@@ -185,8 +185,8 @@ def _prepare_process(config: DictConfig, metrics: Path) -> None:
         variables["VERL_PLATFORM"] = "cpu"
         threads = str(max(1, (os.cpu_count() or 1) // ranks))
         variables |= {"OMP_NUM_THREADS": threads, "TQ_NUM_THREADS": threads}
-        # Trainer and rollout share the cores: a thread that waits must not spin on one.
-        variables["OMP_WAIT_POLICY"] = "PASSIVE"
+        # Trainer and rollout share the cores: threads that wait for each other give them up soon.
+        variables["GOMP_SPINCOUNT"] = "2000"
         variables["HF_HUB_OFFLINE"] = os.environ.get("HF_HUB_OFFLINE", "1")
     os.environ.update(variables)
     with open_dict(config):
