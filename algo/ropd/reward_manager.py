@@ -30,6 +30,20 @@ GROUP_KEY = "ropd_group"
 """Key of `DataProto.meta_info` under which a request carries its `Group`."""
 
 
+REWARD_GRID = 2.0**-16
+"""Rewards are handed to verl as multiples of this.
+
+verl averages a group in float32. The mean of eight equal 0.6 is off by 6e-8 there, and GRPO
+divides by a standard deviation of as much plus 1e-6: a tied group, which says nothing, would push
+every token by 0.05. On this grid the sums of up to 256 rewards are exact, and ties give 0.
+"""
+
+
+def on_grid(score: float) -> float:
+    """The multiple of `REWARD_GRID` nearest to a score in [0, 1]; off by less than 8e-6."""
+    return round(score / REWARD_GRID) * REWARD_GRID
+
+
 @dataclass(frozen=True)
 class RolloutScore:
     """One rollout's reward in [0, 1], and what is kept beside it in verl's records."""
@@ -94,7 +108,9 @@ class RopdRewardManager(RewardManagerBase):
             self._fatal = error
             raise
         return [
-            RolloutScore(score, _extra_info(judgement=scored.judgement_id, rule=rule or ""))
+            RolloutScore(
+                on_grid(score), _extra_info(judgement=scored.judgement_id, rule=rule or "")
+            )
             for score, rule in zip(scored.scores, scored.rules, strict=True)
         ]
 

@@ -218,7 +218,7 @@ def test_replay_buffer_keeps_its_seams():
             refill_fn=lambda n: n,
         )
         assert type(buffer) is expected
-        assert buffer.poll_interval == 0.02
+        assert buffer.poll_interval == 0.05
 
 
 def test_entry_points_of_the_trainer():

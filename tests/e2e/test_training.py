@@ -7,13 +7,13 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from algo.ropd.journal import read_records
 from algo.ropd.replay import replay
+from algo.ropd.reward_manager import on_grid
 from tests.e2e.conftest import Start, Started
 
 # A fifth of all calls fails and is retried; one group meets a refusal, which is not.
@@ -79,7 +79,7 @@ def test_three_steps_with_a_failing_judge(start: Start, rollouts: Path, example_
         for row in batch:
             uid, session, _ = row["uid"].split("_")
             assert judged[uid].exact
-            assert np.float32(row["score"]) == np.float32(judged[uid].scores[int(session)])
+            assert row["score"] == on_grid(judged[uid].scores[int(session)])
     assert len({row["score"] for batch in rows.values() for row in batch}) > 2
 
     # Validation was graded and never journaled; the weights moved at every step.

@@ -1,6 +1,6 @@
 """The trainer's view of which groups are ready, without poll pauses and without endless waits.
 
-verl's buffers look every 2 s; these look every 20 ms. In sync mode a group with a failed
+verl's buffers look every 2 s; these look every 50 ms. In sync mode a group with a failed
 member is evicted even when some siblings were stored already, so that no partial group trains.
 A run in which nothing moves for `stall_limit_s` ends with an error instead of waiting for ever.
 
