@@ -145,16 +145,24 @@ def test_a_signal_ends_the_run_and_all_it_started(start: Start, sent: signal.Sig
     assert "Traceback" not in started.output.read_text()
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ("trainer.n_gpus_per_node=2",),
-        ("trainer.v1.trainer_mode=colocate_async",),
-    ],
-    ids=["two ranks", "colocate_async"],
-)
+WAYS = {
+    "two ranks": ("trainer.n_gpus_per_node=2",),
+    "colocate_async": ("trainer.v1.trainer_mode=colocate_async",),
+    "colocate_async with importance weights": ("mode=colocate_async",),
+    "gradient accumulation": (
+        "actor_rollout_ref.actor.use_dynamic_bsz=False",
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=4",
+    ),
+    "dynamic micro-batches": ("actor_rollout_ref.actor.ppo_max_token_len_per_gpu=256",),
+    "LoRA": ("adapter=lora",),
+}
+
+
+@pytest.mark.parametrize("overrides", WAYS.values(), ids=WAYS)
 def test_other_ways_to_train(start: Start, overrides: tuple[str, ...]) -> None:
-    started = start("trainer.total_training_steps=3", *overrides)
+    started = start("trainer.total_training_steps=2", *overrides)
     assert_clean_end(started)
-    assert started.summary["steps"] == 3
+    assert started.summary["steps"] == 2
     assert all(r.exact for r in replay(started.run / "journal"))
+    assert any(data["actor/grad_norm"] > 0 for data in started.steps.values())
