@@ -184,7 +184,7 @@ def _prepare_process(config: DictConfig, metrics: Path) -> None:
         ranks = config.trainer.n_gpus_per_node
         variables["VERL_PLATFORM"] = "cpu"
         threads = str(max(1, (os.cpu_count() or 1) // ranks))
-        variables |= {"OMP_NUM_THREADS": threads, "TQ_NUM_THREADS": threads}
+        variables |= {"OMP_NUM_THREADS": threads, "TQ_NUM_THREADS": "1"}
         # Trainer and rollout share the cores: threads that wait for each other give them up soon.
         variables["GOMP_SPINCOUNT"] = "2000"
         variables["HF_HUB_OFFLINE"] = os.environ.get("HF_HUB_OFFLINE", "1")
