@@ -29,6 +29,9 @@ from ropd_verl.config import absolute, compose_config, key_lines
 from ropd_verl.run_directory import SUMMARY, RunDirectory, open_run_directory
 from ropd_verl.terminal import output_to, progress
 
+INTERRUPTED = 130
+"""Exit code after SIGINT or SIGTERM."""
+
 _PATHS = (
     "data.train_files",
     "data.val_files",
@@ -59,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except (KeyboardInterrupt, SystemExit):  # Ray turns SIGTERM into the latter
         print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
-        return 130
+        return INTERRUPTED
 
 
 def _what_is_missing(config: DictConfig) -> list[str]:
@@ -255,4 +258,11 @@ def _summarise(run: RunDirectory) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if code == INTERRUPTED:
+        # All is shut down by now. After a SIGTERM Ray's core aborts (SIGABRT) when the interpreter
+        # clears up behind it, which would hide the exit code.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
