@@ -103,6 +103,7 @@ def _render(
         facts=facts,
         census=census,
         chart=drawing.chart(rewards | dict(facts.accuracies)),
+        time_chart=_time_chart(facts),
         drawing=drawing,
         latency={share: percentile(latencies, share) for share in (50, 95)},
         ties=fmean(entry.tie for entry in census.judged) if census.judged else None,
@@ -119,6 +120,17 @@ def _render(
         ],
         not_fitting=len(selection.entries) - len(shown.entries),
         limit=limit,
+    )
+
+
+def _time_chart(facts: RunFacts) -> drawing.Chart | None:
+    if facts.times is None:
+        return None
+    return drawing.chart(
+        {
+            "judge at work, share of the step": facts.times.busy_share,
+            "trainer waiting for the judge alone": facts.times.waited_share,
+        }
     )
 
 

@@ -10,9 +10,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from algo.ropd.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from ropd_verl.step_times import StepTimes
 
 _FIGURES: Final[Mapping[str, str]] = {
     "accuracy_before": "accuracy before, sampled",
@@ -62,17 +65,20 @@ class RunFacts:
     figures: tuple[tuple[str, str], ...]
     settings: tuple[tuple[str, str], ...]
     accuracies: Mapping[str, Mapping[int, float]]
+    times: StepTimes | None = None
     teacher_index: Path | None = None
 
 
 def read_facts(run_dir: Path) -> RunFacts:
     """Raises `ConfigurationError` where a file of the run cannot be read."""
     config = _config(run_dir / "config.yaml")
+    accuracies, times = _measured(run_dir / "metrics")
     return RunFacts(
         name="/".join(run_dir.resolve().parts[-2:]),
         figures=_figures(run_dir / "summary.json"),
         settings=tuple((key, _setting(config[key])) for key in _SETTINGS if key in config),
-        accuracies=_accuracies(run_dir / "metrics"),
+        accuracies=accuracies,
+        times=times,
         teacher_index=_existing(config.get(_TEACHER_INDEX)),
     )
 
@@ -117,17 +123,20 @@ def _existing(configured: str | None) -> Path | None:
     return index if index.is_file() else None
 
 
-def _accuracies(folder: Path) -> Mapping[str, Mapping[int, float]]:
+def _measured(folder: Path) -> tuple[Mapping[str, Mapping[int, float]], StepTimes | None]:
+    """Accuracies and times from the trainer's metric files."""
     files = sorted(folder.glob("*.jsonl"))
     if not files:
-        return {}
+        return {}, None
+    from ropd_verl.step_times import step_times
     from ropd_verl.summary import accuracies, read_metrics
 
     steps = read_metrics(files)
-    return {
+    shares = {
         "accuracy, sampled (held out)": accuracies(steps, greedy=False),
         "accuracy, greedy (held out)": accuracies(steps, greedy=True),
     }
+    return shares, step_times(steps)
 
 
 def _setting(value: Any) -> str:

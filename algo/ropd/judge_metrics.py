@@ -65,14 +65,10 @@ class Tally:
         self._prices = {endpoint.role: endpoint.settings.prices for endpoint in endpoints}
         self._clear()
 
-    def judged(
-        self, scored: ScoredGroup, transcript: Transcript, arrived: float, seconds: float
-    ) -> None:
-        """Count a group that arrived at `arrived` (on one monotonic clock) and took `seconds`."""
+    def judged(self, scored: ScoredGroup, transcript: Transcript, seconds: float) -> None:
+        """Count a group whose judging took `seconds`."""
         self._judged += 1
         self._seconds.append(seconds)
-        self._last_arrived = max(self._last_arrived, arrived)
-        self._last_judged = max(self._last_judged, arrived + seconds)
         for name, value in scored.metrics.items():
             self._figures[name].append(value)
         for rubric_of, verdict in zip(scored.rubric_of, scored.verdicts, strict=True):
@@ -106,9 +102,6 @@ class Tally:
 
     def _judge_figures(self, engine: Mapping[str, float]) -> dict[str, float]:
         figures = dict(engine)
-        if self._judged:
-            # What a synchronous trainer waits for once the step's last rollout has landed.
-            figures["tail_s"] = self._last_judged - self._last_arrived
         timed = {"group": self._seconds, **self._latencies}
         for stage, seconds in timed.items():
             if seconds:
@@ -140,7 +133,6 @@ class Tally:
         self._figures: defaultdict[str, list[float]] = defaultdict(list)
         self._passes: defaultdict[str, list[bool]] = defaultdict(list)
         self._seconds: list[float] = []
-        self._last_arrived = self._last_judged = float("-inf")
         self._latencies: defaultdict[str, list[float]] = defaultdict(list)
         names = ("tokens_in", "tokens_cached", "tokens_out", "cost", "cut_characters")
         self._usage = dict.fromkeys(names, 0.0)

@@ -21,7 +21,7 @@ class Ledger:
 
     async def judged(self, judgement: Judgement, scored: ScoredGroup) -> None:
         await self._journal.append(judged_record(judgement, scored, self._setup))
-        self._tally.judged(scored, judgement.transcript, judgement.started, judgement.seconds)
+        self._tally.judged(scored, judgement.transcript, judgement.seconds)
 
     async def failed(self, judgement: Judgement, failure: JudgeFailure | JudgeOutage) -> None:
         await self._journal.append(failed_record(judgement, failure, self._setup))

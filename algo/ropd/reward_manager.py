@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 from verl import DataProto
@@ -52,6 +53,14 @@ class RolloutScore:
     extra_info: dict[str, Any]
 
 
+class Stay(NamedTuple):
+    """When a group came to the judge and when it left, in seconds since the epoch."""
+
+    arrived: float
+    left: float | None
+    """None: it is there still."""
+
+
 def _extra_info(*, acc: float | None = None, judgement: str = "", rule: str = "") -> dict[str, Any]:
     """The same keys for every outcome: verl takes the columns from the first row."""
     return {"acc": acc, "judgement_id": judgement, "rule": rule}
@@ -80,6 +89,7 @@ class RopdRewardManager(RewardManagerBase):
         settings = RopdSettings.from_node(node)  # pyright: ignore[reportArgumentType]
         self._pipeline = build_pipeline(settings, os.environ)
         self._fatal: Exception | None = None
+        self._stays: dict[str, Stay] = {}
 
     async def run_single(self, data: DataProto) -> Any:
         """Answer one request of an agent loop worker.
@@ -100,6 +110,7 @@ class RopdRewardManager(RewardManagerBase):
         return await asyncio.to_thread(self._grade, data)
 
     async def _score(self, group: Group) -> list[RolloutScore]:
+        self._stays[group.uid] = Stay(time.time(), None)
         try:
             scored = await self._pipeline.score_group(group)
         except JudgeFailure:
@@ -107,6 +118,8 @@ class RopdRewardManager(RewardManagerBase):
         except Exception as error:
             self._fatal = error
             raise
+        finally:
+            self._stays[group.uid] = Stay(self._stays[group.uid].arrived, time.time())
         return [
             RolloutScore(
                 on_grid(score), _extra_info(judgement=scored.judgement_id, rule=rule or "")
@@ -125,6 +138,12 @@ class RopdRewardManager(RewardManagerBase):
     def metrics(self) -> dict[str, float]:
         """The pipeline's counters since the last call, under ``ropd/``."""
         return dict(self._pipeline.metrics())
+
+    def stays(self) -> dict[str, Stay]:
+        """By uid, the groups that were at the judge at any time since the last call."""
+        found = self._stays
+        self._stays = {uid: stay for uid, stay in found.items() if stay.left is None}
+        return found
 
     def raise_if_ended(self) -> None:
         """Raise what made judging impossible for good, if anything did."""

@@ -85,6 +85,28 @@ def test_a_run_in_which_nothing_moves_ends(queue: Queue, mode: str) -> None:
         buffer(mode, None if mode != "sync" else len, stall_limit_s=0.02).sample(1, "train", 1)
 
 
+@pytest.mark.parametrize("mode", ["sync", "colocate_async"])
+def test_a_wait_tells_what_was_in_flight_and_for_how_long(
+    queue: Queue, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue.update({"a": prompt("pending"), "b": prompt("running")})
+    clock = iter(range(100))
+    monkeypatch.setattr("ropd_verl.replay_buffer.time.time", lambda: next(clock))
+
+    def finish(_: float) -> None:
+        running = next(key for key in "ba" if queue[key]["status"] != "finished")
+        queue.update({running: prompt("finished"), **rows(running, 1)})
+
+    monkeypatch.setattr("time.sleep", finish)
+    made = buffer(mode, len)
+    made.sample(1, "train", 2)
+    looks = made.take_looks()
+    assert [look.in_flight for look in looks] == [{"a", "b"}, {"a"}]
+    assert all(look.start < look.end for look in looks)
+    assert looks[0].end <= looks[1].start
+    assert made.take_looks() == []
+
+
 def test_validation_takes_what_there_is(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     done = {"a": prompt("finished"), **rows("a", 1), "b": prompt("failure")}
     monkeypatch.setattr(tq, "kv_list", lambda: {"val": done})

@@ -202,6 +202,7 @@ def test_replay_buffer_keeps_its_seams():
         assert "_wait_for_next_poll(partition_id" in inspect.getsource(
             inspect.unwrap(theirs.sample)
         ) + inspect.getsource(getattr(theirs, "wait_for_sampleable", theirs.sample))
+        assert parameters(theirs._sync_metadata_from_transfer_queue) == ["self"]
     config = compose_config("ropd_cpu", [])
     kwargs = config.trainer.v1.sampler.sampler_kwargs
     for mode, expected in (
@@ -243,6 +244,7 @@ def test_trainer_keeps_its_seams():
         trainer._build_replay_buffer
     )
     assert "data.pt" in inspect.getsource(trainer._save_checkpoint)
+    assert "self.replay_buffer = self._build_replay_buffer()" in inspect.getsource(trainer)
     assert "self.train_dataloader = StatefulDataLoader" in inspect.getsource(
         trainer._init_dataloader
     )

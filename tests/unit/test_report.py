@@ -30,6 +30,8 @@ from algo.ropd.record import sha256
 from algo.ropd.scoring import student_scores, teacher_scores
 from algo.ropd.teacher_index import Teacher, TeacherAnswer
 from algo.ropd.teacher_index_writer import TeacherIndexWriter
+from ropd_verl.judge_time import BUSY, WAITED
+from ropd_verl.step_times import STEP
 
 NO_FACTS = RunFacts("example/001", (), (), {})
 
@@ -321,12 +323,30 @@ def test_figures_settings_and_curves_come_from_the_run(tmp_path: Path) -> None:
         "actor_rollout_ref: {model: {path: '${home}/student'}}\n"
     )
     page = report(run)
+    assert "was hidden" not in page.text
     assert "accuracy after, sampled 0.250" in page.text
     assert "accuracy, sampled (held out): 0.250 → 0.250" in page.text
     assert "reward (mean of the judged rollouts): 0.394 → 0.394" in page.text
     assert "seed 7" in page.text
     assert "actor_rollout_ref.model.path student" in page.text
     assert "/secret" not in page.html
+
+
+def test_the_page_says_how_much_of_the_judges_time_was_hidden(tmp_path: Path) -> None:
+    run = write_journal(tmp_path, record(step=1), record(step=2))
+    (run / "metrics").mkdir()
+    lines = [
+        {"step": step, "data": {STEP: 10.0, "timing_s/gen": 6.0, BUSY: 5.0, WAITED: waited}}
+        for step, waited in ((1, 1.0), (2, 0.5))
+    ]
+    (run / "metrics" / "001.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    page = report(run)
+    assert "judge was at work for 10.0 s" in page.text
+    assert "For 1.5 s of them" in page.text
+    assert "85.0 % of the judge's time was hidden" in page.text
+    assert "waiting for the judge alone 0.750 s 7.5 %" in page.text
+    assert "judge at work, share of the step: 0.500 → 0.500" in page.text
+    assert "trainer waiting for the judge alone: 0.100 → 0.050" in page.text
 
 
 def test_teacher_answers_are_shown_from_the_index_that_the_run_names(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ import io
 import json
 
 from ropd_verl import summary, terminal
+from ropd_verl.judge_time import BUSY, WAITED
+from ropd_verl.step_times import STEP
 
 PATHS = {"checkpoints": "c", "journal": "j", "metrics": "m", "log": "l"}
 
@@ -23,7 +25,7 @@ def validation(sampled, greedy):
 def training(reward, seconds, **more):
     return {
         summary.REWARD: reward,
-        summary.STEP_SECONDS: seconds,
+        STEP: seconds,
         "ropd/groups_judged": 16.0,
         **more,
     }
@@ -41,7 +43,7 @@ def test_figures_of_a_whole_run(tmp_path):
         [
             (0, validation(0.15, 0.05)),
             (1, training(0.4, 3.0, **{"ropd/groups_failed": 2.0, summary.SINCE_START: 61.5})),
-            (2, training(0.5, 1.0)),
+            (2, training(0.5, 1.0, **{BUSY: 0.8, WAITED: 0.25})),
             (3, training(0.6, 2.0) | validation(0.55, 0.65)),
         ],
     )
@@ -51,6 +53,8 @@ def test_figures_of_a_whole_run(tmp_path):
     assert (result.reward_first_step, result.reward_last_step) == (0.4, 0.6)
     assert (result.groups_judged, result.groups_failed) == (48, 2)
     assert (result.steps, result.median_step_s, result.first_step_after_s) == (3, 2.0, 61.5)
+    assert (result.judge_busy_s, result.judge_waited_s) == (0.8, 0.25)
+    assert "judge at work for 0.8 s of them, waited for 0.2 s" in summary.table(result)
 
 
 def test_a_restart_repeats_the_steps_after_its_checkpoint(tmp_path):
@@ -90,12 +94,15 @@ def test_plot_is_written(tmp_path):
 def test_terminal_shows_a_line_a_step(tmp_path):
     file = write(
         tmp_path / "001.jsonl",
-        [(0, validation(0.15, 0.05)), (1, training(0.4, 3.0, **{"ropd/groups_failed": 2.0}))],
+        [
+            (0, validation(0.15, 0.05)),
+            (1, training(0.4, 3.0, **{"ropd/groups_failed": 2.0, WAITED: 0.31})),
+        ],
     )
     out = io.StringIO()
     with terminal.progress(file, 40, out):
         pass
     assert out.getvalue().splitlines() == [
         "step   0/40  accuracy 0.150  greedy 0.050",
-        "step   1/40  reward 0.400  groups replaced: 2  3.0 s",
+        "step   1/40  reward 0.400  groups replaced: 2  3.0 s  waited 0.3 s for the judge",
     ]

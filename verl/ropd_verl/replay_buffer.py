@@ -3,6 +3,7 @@
 verl's buffers look every 2 s; these look every 50 ms. In sync mode a group with a failed
 member is evicted even when some siblings were stored already, so that no partial group trains.
 A run in which nothing moves for `stall_limit_s` ends with an error instead of waiting for ever.
+What was in flight during each wait is kept for `judge_time`.
 
 Installed by ``trainer.v1.sampler.custom_sampler``; ``trainer.v1.sampler.sampler_kwargs`` are
 the settings.
@@ -10,12 +11,14 @@ the settings.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import Any
 
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
 from algo.ropd.errors import ConfigurationError, RopdError
+from ropd_verl.judge_time import Look
 
 
 class RolloutStalled(RopdError):
@@ -34,6 +37,23 @@ class _BoundedWait:
     failure_keys: dict[str, set]
     _state: Any = None
     _stalled_s: float = 0.0
+    _paused: tuple[float, frozenset[str]] | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._looks: list[Look] = []
+
+    def take_looks(self) -> list[Look]:
+        """What the waits for training batches saw since the last call."""
+        taken, self._looks = self._looks, []
+        return taken
+
+    def _sync_metadata_from_transfer_queue(self) -> None:
+        super()._sync_metadata_from_transfer_queue()  # pyright: ignore
+        if self._paused is not None:
+            since, in_flight = self._paused
+            self._looks.append(Look(since, time.time(), in_flight))
+            self._paused = None
 
     def _wait_for_next_poll(self, partition_id: str, last_debug_time: float) -> float:
         state = [
@@ -55,6 +75,9 @@ class _BoundedWait:
                 f"{len(self.running_keys[partition_id])} groups run; raise "
                 "trainer.v1.sampler.sampler_kwargs.stall_limit_s if single answers take longer"
             )
+        if partition_id == "train":
+            unfinished = self.pending_keys[partition_id] | self.running_keys[partition_id]
+            self._paused = (time.time(), frozenset(unfinished))
         return super()._wait_for_next_poll(partition_id, last_debug_time)  # pyright: ignore
 
 

@@ -13,10 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ropd_verl.step_times import STEP, step_times
+
 Steps = Mapping[int, Mapping[str, float]]
 
 REWARD = "critic/score/mean"
-STEP_SECONDS = "timing_s/step"
 SINCE_START = "ropd/since_start_s"
 GREEDY_SUFFIX = "_greedy"
 
@@ -28,6 +29,8 @@ class Summary:
     Accuracies are shares in [0, 1] on the validation set, sampled and greedy; rewards are the
     mean weighted pass rate of a step's rollouts; times are seconds. ``first_step_after_s``
     counts from the call of `training/train.sh` of the start that made the first step listed.
+    ``judge_busy_s`` is how long a group was at the judge while a training step ran,
+    ``judge_waited_s`` how long the trainer had nothing else to wait for (`judge_time`).
     """
 
     accuracy_before: float | None
@@ -41,6 +44,8 @@ class Summary:
     groups_failed: int
     median_step_s: float | None
     first_step_after_s: float | None
+    judge_busy_s: float | None
+    judge_waited_s: float | None
     checkpoints: str
     journal: str
     metrics: str
@@ -85,7 +90,8 @@ def summarise(steps: Steps, *, paths: Mapping[str, str]) -> Summary:
     trained = {step: data for step, data in steps.items() if REWARD in data}
     sampled, greedy = (list(accuracies(steps, greedy=g).values()) for g in (False, True))
     rewards = [data[REWARD] for data in trained.values()]
-    seconds = [data[STEP_SECONDS] for data in trained.values() if STEP_SECONDS in data]
+    seconds = [data[STEP] for data in trained.values() if STEP in data]
+    times = step_times(trained)
     starts = [data[SINCE_START] for data in trained.values() if SINCE_START in data]
 
     def total(name: str) -> int:
@@ -103,6 +109,8 @@ def summarise(steps: Steps, *, paths: Mapping[str, str]) -> Summary:
         groups_failed=total("ropd/groups_failed"),
         median_step_s=statistics.median(seconds) if seconds else None,
         first_step_after_s=_first(starts),
+        judge_busy_s=times and times.judge_busy_s,
+        judge_waited_s=times and times.judge_waited_s,
         **paths,
     )
 
@@ -132,6 +140,10 @@ def table(summary: Summary) -> str:
     lines = [f"{name:<28}{before:>10}{after:>10}" for name, before, after in rows]
     seconds = "-" if s.median_step_s is None else f"{s.median_step_s:.2f} s"
     lines.append(f"{s.steps} steps, median {seconds} a step")
+    if s.judge_busy_s is not None:
+        lines.append(
+            f"judge at work for {s.judge_busy_s:.1f} s of them, waited for {s.judge_waited_s:.1f} s"
+        )
     lines += [f"{name + ':':<13}{getattr(s, name)}" for name in _PLACES]
     return "\n".join(lines)
 

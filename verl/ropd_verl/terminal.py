@@ -15,7 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from ropd_verl.summary import REWARD, STEP_SECONDS, accuracies, read_metrics
+from ropd_verl.judge_time import WAITED
+from ropd_verl.step_times import STEP
+from ropd_verl.summary import REWARD, accuracies, read_metrics
 
 _LOOK_EVERY_S = 1.0
 
@@ -84,6 +86,8 @@ def step_line(step: int, data: Mapping[str, float], last_step: int | None) -> st
         parts += [f"{label} {v:.3f}" for v in accuracies({step: data}, greedy=greedy).values()]
     if data.get("ropd/groups_failed"):
         parts.append(f"groups replaced: {data['ropd/groups_failed']:.0f}")
-    if STEP_SECONDS in data:
-        parts.append(f"{data[STEP_SECONDS]:.1f} s")
+    if STEP in data:
+        parts.append(f"{data[STEP]:.1f} s")
+    if WAITED in data:
+        parts.append(f"waited {data[WAITED]:.1f} s for the judge")
     return "  ".join(parts)

@@ -1,6 +1,7 @@
 """What ROPD adds to verl's trainers, whichever mode they run in.
 
-- the counters of the judge pipeline join each step's metrics under ``ropd/``;
+- the counters of the judge pipeline join each step's metrics under ``ropd/``, and how long the
+  trainer waited for the judge alone;
 - a judge outage (or whatever else makes judging impossible) ends the run with a checkpoint of
   the last complete step, positioned so that a restart repeats the interrupted step;
 - every mode of verl gets this by its usual name (``trainer.v1.trainer_mode``).
@@ -20,6 +21,8 @@ from verl.trainer.main_ppo import TaskRunnerV1
 from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY, PPOTrainer
 
 from algo.ropd.errors import RopdError
+from algo.ropd.reward_manager import Stay
+from ropd_verl.judge_time import judge_time
 from ropd_verl.ray_actors import class_behind
 
 STARTED_AT_VARIABLE = "ROPD_STARTED_AT"
@@ -43,11 +46,13 @@ class _WithJudge:
     trainer_mode: str
     train_dataloader: Any
     reward_loop_manager: Any
+    replay_buffer: Any
     _position: Any = None
     _replaced: int = 0
 
     def step(self, metrics: dict, timing_raw: dict) -> Any:
         """One training step, with the judge's counters; see the module for an outage."""
+        started = time.time()
         self._position = self.train_dataloader.state_dict()
         self._replaced = 0
         try:
@@ -56,6 +61,7 @@ class _WithJudge:
             self._save_last_complete_step()
             raise
         metrics.update(self._ask_judges("metrics"))
+        metrics.update(self._judge_time(started))
         metrics["ropd/since_start_s"] = time.time() - float(os.environ[STARTED_AT_VARIABLE])
         return batch
 
@@ -76,9 +82,13 @@ class _WithJudge:
             )
         return super()._add_prompts_to_generate(num_prompts)  # pyright: ignore
 
-    def _ask_judges(self, method: str) -> dict[str, float]:
+    def _judge_time(self, started: float) -> dict[str, float]:
+        stays: dict[str, Stay] = self._ask_judges("stays")
+        return judge_time(self.replay_buffer.take_looks(), stays, started, time.time())
+
+    def _ask_judges(self, method: str) -> dict[str, Any]:
         """Call ``method`` of the reward manager in each reward worker and merge the answers."""
-        merged: dict[str, float] = {}
+        merged: dict[str, Any] = {}
         for worker in self.reward_loop_manager.reward_loop_workers:
             call = worker.__ray_call__.remote(
                 lambda actor, name: getattr(actor.reward_manager, name)(), method
