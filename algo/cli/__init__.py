@@ -8,6 +8,7 @@ one line on stderr and exit code 1.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import typer
 
@@ -28,7 +29,14 @@ app.command()(plan.plan)
 app.command()(export.export)
 
 
+ENV_FILE = Path(__file__).parents[2] / ".env"
+"""Of the checkout; `training/environment.sh` reads it for the scripts."""
+
+
 def main() -> None:
+    from dotenv import load_dotenv
+
+    load_dotenv(ENV_FILE, override=False, interpolate=False)
     try:
         app()
     except RopdError as error:

@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import subprocess
+import tomllib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,8 +87,20 @@ def test_a_command_exists(command: Command) -> None:
             parsed(cli, arguments)
         case ["export", *assignments]:
             assert all(ASSIGNMENT.match(word) for word in assignments)
-        case ["uv", "pip", "install", "--python", ".venv-gpu/bin/python", package, *_]:
-            assert package in offered_packages()
+        case [
+            "uv",
+            "pip",
+            "install",
+            "--python",
+            ".venv-gpu/bin/python",
+            "-e",
+            extra,
+            "-c",
+            pins,
+            *_,
+        ]:
+            assert extra.strip(".[]") in offered_extras()
+            assert (REPOSITORY / pins).is_file()
         case _:
             pytest.fail(f"{command.file}: no way to check `{command.text}`")
 
@@ -128,13 +141,15 @@ def parsed(command: Any, arguments: Sequence[str]) -> Any:
     return command.make_context(command.name, rest, parent=context)
 
 
-def offered_packages() -> set[str]:
-    """What `ropd doctor` tells to install."""
+def offered_extras() -> set[str]:
+    """What `ropd doctor` tells to install, and `pyproject.toml` defines."""
     from ropd_verl.checks.finding import Subject
 
     config = compose_config("ropd", ["mode=separate_async", "attention=flash"])
     fixes = [fix for *_, fix in _optional_packages(Subject(config, {}))]
-    return {m[1] for fix in fixes if (m := re.match(r"pip install ([\w-]+)", fix))}
+    offered = {m[1] for fix in fixes if (m := re.search(r"the extra `([\w-]+)`", fix))}
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    return offered & project["optional-dependencies"].keys()
 
 
 def test_a_wrong_option_would_be_noticed() -> None:

@@ -12,9 +12,11 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from dotenv import dotenv_values
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(
@@ -146,7 +148,10 @@ def load_env(checkout: Checkout, text: str, **environ: str) -> dict[str, str]:
     ],
 )
 def test_env_file_value(checkout: Checkout, line: str, value: str) -> None:
-    assert load_env(checkout, f"# a comment\n\n{line}")["KEY"] == value
+    text = f"# a comment\n\n{line}"
+    assert load_env(checkout, text)["KEY"] == value
+    # `ropd` reads the file with python-dotenv, and must find the same in it.
+    assert dotenv_values(stream=StringIO(text), interpolate=False)["KEY"] == value
     assert not (checkout.elsewhere / "executed").exists()
 
 

@@ -54,10 +54,14 @@ def _optional_packages(subject: Subject) -> Iterable[tuple[str, str, str]]:
         yield (
             "flash_attn",
             "attention=flash",
-            "pip install flash-attn --no-build-isolation, or attention=sdpa",
+            "install the extra `flash-attn` (docs/installation.md), or set attention=sdpa",
         )
     if rollout.checkpoint_engine.backend == "nccl" and subject.mode == "separate_async":
-        yield ("cupy", "mode=separate_async", "pip install cupy-cuda13x, or mode=colocate_async")
+        yield (
+            "cupy",
+            "mode=separate_async",
+            "install the extra `separate-async` (docs/installation.md), or set mode=colocate_async",
+        )
     if model.lora_rank > 0:
         yield ("peft", "adapter=lora", "pip install peft, or adapter=full")
 
