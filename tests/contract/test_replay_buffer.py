@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -66,6 +67,14 @@ def test_a_failed_group_is_replaced_even_when_some_of_it_was_stored(
     assert sorted(key.split("_")[0] for key in batch.keys) == ["a", "a", "c", "c"]
     assert metrics["training/rollout_failure/evicted_samples"] == 1
     assert not any(key.startswith("b") for key in queue)
+
+
+@pytest.mark.parametrize("mode", ["sync", "colocate_async"])
+def test_only_groups_without_scores_count_as_failed(queue: Queue, mode: str) -> None:
+    made = buffer(mode, len)
+    stale, tied, failed = {"a"}, {"b", "c"}, {"d"}
+    made._evict_terminal_groups(1, "train", (stale, tied, failed, Counter({1.0: 2})))
+    assert made.failed_groups == 1
 
 
 def test_what_the_refill_raises_ends_the_wait(queue: Queue) -> None:

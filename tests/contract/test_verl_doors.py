@@ -19,6 +19,7 @@ from verl.trainer import main_ppo
 from verl.trainer.ppo.reward import resolve_reward_manager_cls
 from verl.trainer.ppo.v1 import agent_loop_tq, replay_buffer, trainer_base
 from verl.utils import distributed
+from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 from verl.utils.tracking import FileLogger
 from verl.workers import engine_workers
 from verl.workers.rollout.base import BaseRollout, get_rollout_class
@@ -203,6 +204,12 @@ def test_replay_buffer_keeps_its_seams():
             inspect.unwrap(theirs.sample)
         ) + inspect.getsource(getattr(theirs, "wait_for_sampleable", theirs.sample))
         assert parameters(theirs._sync_metadata_from_transfer_queue) == ["self"]
+        assert parameters(theirs._evict_terminal_groups) == [
+            "self",
+            "global_steps",
+            "partition_id",
+            "eviction_reasons",
+        ]
     config = compose_config("ropd_cpu", [])
     kwargs = config.trainer.v1.sampler.sampler_kwargs
     for mode, expected in (
@@ -235,11 +242,20 @@ def test_every_mode_is_registered():
     assert modes <= trainer_base.TRAINER_REGISTRY.keys()
 
 
-def test_trainer_keeps_its_seams():
+def test_trainer_keeps_its_seams(tmp_path):
     trainer = trainer_base.PPOTrainer
     assert parameters(trainer.step) == ["self", "metrics", "timing_raw"]
     assert parameters(trainer._add_prompts_to_generate) == ["self", "num_prompts"]
     assert parameters(trainer._save_checkpoint) == ["self"]
+    assert find_latest_ckpt_path(str(tmp_path)) is None
+    (tmp_path / "global_step_7").mkdir()
+    assert find_latest_ckpt_path(str(tmp_path)) is None  # half-written
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("7")
+    assert find_latest_ckpt_path(str(tmp_path)) == str(tmp_path / "global_step_7")
+    assert parameters(inspect.unwrap(trainer._add_batch_to_generate)) == ["self"]
+    assert "self._add_batch_to_generate()" in inspect.getsource(trainer.prepare_step)
+    assert "self._restored_tq_prompt_count" in inspect.getsource(trainer._load_checkpoint)
+    assert "self.local_trigger_step = trigger_idx" in inspect.getsource(trainer.step)
     assert "refill_fn=self._add_prompts_to_generate" in inspect.getsource(
         trainer._build_replay_buffer
     )

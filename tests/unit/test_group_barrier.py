@@ -74,3 +74,21 @@ async def test_a_late_failure_does_not_take_the_scores_back():
     assert await group.arrive(0, "abc") == 3.0
     group.fail(RuntimeError("too late"))
     assert await group.arrive(0, "abc") == 3.0
+
+
+async def test_a_session_that_ends_without_an_answer_fails_the_group_at_once():
+    group = barrier(2, lengths)
+    waiting = asyncio.create_task(group.arrive(0, "a"))
+    await asyncio.sleep(0)
+    group.left(0)  # it arrived
+    assert not waiting.done()
+    group.left(1)
+    with pytest.raises(GroupFailed, match="session 1 ended without an answer"):
+        await asyncio.wait_for(waiting, 1)
+
+
+async def test_a_session_that_ends_after_the_judgement_changes_nothing():
+    group = barrier(1, lengths)
+    assert await group.arrive(0, "a") == 1.0
+    group.left(0)
+    assert await group.arrive(0, "a") == 1.0

@@ -67,8 +67,16 @@ def test_a_restart_repeats_the_steps_after_its_checkpoint(tmp_path):
     steps = summary.read_metrics([killed, resumed])
     result = summary.summarise(steps, paths=PATHS)
     assert list(steps) == [0, 1, 2]
-    assert (result.accuracy_before, result.accuracy_after) == (0.1, 0.2)
+    # Step 1's validation says nothing of the weights after step 2.
+    assert (result.accuracy_before, result.accuracy_after) == (0.1, None)
     assert result.reward_last_step == 0.5
+
+
+def test_a_validation_before_training_is_not_one_after_it():
+    steps = {0: validation(0.1, 0.2), 1: training(0.4, 1)}
+    result = summary.summarise(steps, paths=PATHS)
+    assert (result.accuracy_before, result.accuracy_after) == (0.1, None)
+    assert (result.greedy_accuracy_before, result.greedy_accuracy_after) == (0.2, None)
 
 
 def test_what_was_not_measured_is_null_and_not_zero(tmp_path):

@@ -67,14 +67,17 @@ class GroupScoringWorker(_Worker):
     async def _run_agent_loop(
         self, sampling_params: dict, trajectory: dict, *, uid: str, **kwargs: Any
     ) -> Any:
-        """A session that ends in an error takes its group with it, at once."""
+        """A session that ends in an error, or without an answer, takes its group with it."""
+        group = self._groups.get(uid)
         try:
-            return await super()._run_agent_loop(sampling_params, trajectory, uid=uid, **kwargs)
+            result = await super()._run_agent_loop(sampling_params, trajectory, uid=uid, **kwargs)
         except BaseException as error:
-            group = self._groups.get(uid)
             if group is not None:
                 group.fail(error)
             raise
+        if group is not None:
+            group.left(kwargs["session_id"])
+        return result
 
     async def _compute_score(self, outputs: list[AgentLoopOutput], kwargs: dict) -> None:
         """Wait for the group's judgement (training), or grade this rollout (validation)."""
@@ -92,21 +95,25 @@ class GroupScoringWorker(_Worker):
     async def _score_group(
         self, prompt: dict, step: int, outputs: Sequence[AgentLoopOutput]
     ) -> Sequence[RolloutScore]:
-        group = Group(
-            uid=prompt["uid"],
-            messages=prompt["raw_prompt"],
-            rollouts=tuple(self._rollout(output) for output in outputs),
-            step=int(step),
-        )
-        worker = random.choice(self.reward_loop_worker_handles)
-        request = DataProto(batch=None, non_tensor_batch={}, meta_info={GROUP_KEY: group})
         try:
+            group = Group(
+                uid=prompt["uid"],
+                messages=prompt["raw_prompt"],
+                rollouts=tuple(self._rollout(output) for output in outputs),
+                step=int(step),
+            )
+            worker = random.choice(self.reward_loop_worker_handles)
+            request = DataProto(batch=None, non_tensor_batch={}, meta_info={GROUP_KEY: group})
             return await worker.compute_score.remote(request)
         except JudgeOutage:
             raise  # said once, by the trainer, which asks the reward worker and stops
         except RayError as error:
             cause = getattr(error, "cause", error)
-            logger.warning("group %s is replaced: %s: %s", group.uid, type(cause).__name__, cause)
+            what = f"{type(cause).__name__}: {cause}"
+            logger.warning("group %s is replaced: %s", prompt["uid"], what)
+            raise
+        except Exception:
+            logger.exception("group %s is replaced", prompt["uid"])
             raise
 
     def _rollout(self, output: AgentLoopOutput) -> Rollout:

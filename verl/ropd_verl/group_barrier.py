@@ -60,6 +60,11 @@ class GroupBarrier(Generic[Rollout, Result]):
             if not self._outcome.done():
                 self._outcome.set_result(results)
 
+    def left(self, session: int) -> None:
+        """Rollout ``session`` has ended; if it never arrived, the group cannot be judged."""
+        if session not in self._arrived:
+            self.fail(RuntimeError(f"session {session} ended without an answer"))
+
     def fail(self, error: BaseException) -> None:
         """Fail the group, unless it has been decided already."""
         if not self._outcome.done():

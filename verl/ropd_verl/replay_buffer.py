@@ -37,6 +37,9 @@ class _BoundedWait:
     failure_keys: dict[str, set]
     _state: Any = None
     _stalled_s: float = 0.0
+    failed_groups: int = 0
+    """Training groups evicted so far because they have no scores; not those that a filter of
+    rewards or their age took."""
     _paused: tuple[float, frozenset[str]] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -54,6 +57,14 @@ class _BoundedWait:
             since, in_flight = self._paused
             self._looks.append(Look(since, time.time(), in_flight))
             self._paused = None
+
+    def _evict_terminal_groups(
+        self, global_steps: int, partition_id: str, eviction_reasons: tuple
+    ) -> tuple[set[str], int, int, dict]:
+        self.failed_groups += len(eviction_reasons[2])
+        return super()._evict_terminal_groups(  # pyright: ignore
+            global_steps, partition_id, eviction_reasons
+        )
 
     def _wait_for_next_poll(self, partition_id: str, last_debug_time: float) -> float:
         state = [

@@ -24,11 +24,12 @@ GREEDY_SUFFIX = "_greedy"
 
 @dataclass(frozen=True)
 class Summary:
-    """Figures of a run; None where the run has no such measurement.
+    """Figures of a run's completed steps; None where the run has no such measurement.
 
-    Accuracies are shares in [0, 1] on the validation set, sampled and greedy; rewards are the
-    mean weighted pass rate of a step's rollouts; times are seconds. ``first_step_after_s``
-    counts from the call of `training/train.sh` of the start that made the first step listed.
+    Accuracies are shares in [0, 1] on the validation set, sampled and greedy, before the first
+    step and after the last; rewards are the mean weighted pass rate of a step's rollouts; times
+    are seconds. ``first_step_after_s`` counts from the call of `training/train.sh` of the start
+    that made the first step listed.
     ``judge_busy_s`` is how long a group was at the judge while a training step ran,
     ``judge_waited_s`` how long the trainer had nothing else to wait for (`judge_time`).
     """
@@ -88,7 +89,8 @@ def accuracies(steps: Steps, *, greedy: bool) -> dict[int, float]:
 def summarise(steps: Steps, *, paths: Mapping[str, str]) -> Summary:
     """The figures of a run from its metrics; ``paths`` fills the fields that name places."""
     trained = {step: data for step, data in steps.items() if REWARD in data}
-    sampled, greedy = (list(accuracies(steps, greedy=g).values()) for g in (False, True))
+    last = max(trained, default=None)
+    sampled, greedy = (accuracies(steps, greedy=g) for g in (False, True))
     rewards = [data[REWARD] for data in trained.values()]
     seconds = [data[STEP] for data in trained.values() if STEP in data]
     times = step_times(trained)
@@ -98,13 +100,13 @@ def summarise(steps: Steps, *, paths: Mapping[str, str]) -> Summary:
         return int(sum(data.get(name, 0) for data in trained.values()))
 
     return Summary(
-        accuracy_before=_first(sampled),
-        accuracy_after=_last(sampled),
-        greedy_accuracy_before=_first(greedy),
-        greedy_accuracy_after=_last(greedy),
+        accuracy_before=sampled.get(0),
+        accuracy_after=None if last is None else sampled.get(last),
+        greedy_accuracy_before=greedy.get(0),
+        greedy_accuracy_after=None if last is None else greedy.get(last),
         reward_first_step=_first(rewards),
         reward_last_step=_last(rewards),
-        steps=max(trained, default=0),
+        steps=last or 0,
         groups_judged=total("ropd/groups_judged"),
         groups_failed=total("ropd/groups_failed"),
         median_step_s=statistics.median(seconds) if seconds else None,

@@ -231,6 +231,7 @@ def _why_it_stopped(failure: BaseException, run: RunDirectory, command: str) -> 
     if not isinstance(failure, RopdError):
         last = str(failure).strip().splitlines()[-1:]  # Ray puts the remote stack trace first
         message = f"{type(failure).__name__}: {''.join(last)[:300]} (see {run.path / 'logs'})"
+    message = "; ".join((message, *getattr(failure, "__notes__", ())))
     step = run.last_checkpoint()
     saved = "no checkpoint yet" if step is None else f"checkpoint of step {step} is saved"
     mend = "mend the endpoint, then " if isinstance(failure, JudgeOutage) else ""
