@@ -113,8 +113,16 @@ def test_a_killed_run_resumes_from_its_checkpoint(start: Start) -> None:
     assert all(r.exact for r in replay(second.run / "journal"))
 
 
-def test_a_dead_judge_stops_the_run_and_the_run_resumes(start: Start) -> None:
-    first = start("trainer.total_training_steps=40", "ropd.judge.limits.outage_s=5")
+@pytest.mark.parametrize("mode", ["sync", "colocate_async"])
+def test_a_dead_judge_stops_the_run_and_the_run_resumes(start: Start, mode: str) -> None:
+    overrides = (
+        "trainer.total_training_steps=40",
+        "ropd.judge.limits.outage_s=5",
+        f"mode={mode}",
+        # Nothing but the outage saves.
+        "trainer.save_freq=1000",
+    )
+    first = start(*overrides)
     first.until(lambda: 2 in first.steps)
     [judge] = [p for p in first.alive() if "examples.arithmetic.judge" in " ".join(p.cmdline())]
     judge.kill()
@@ -129,9 +137,10 @@ def test_a_dead_judge_stops_the_run_and_the_run_resumes(start: Start) -> None:
     assert stopped_at == max(first.steps)
     assert all("scores" not in r for r in read_records(first.run / "journal") if "failure" in r)
 
-    second = start("trainer.total_training_steps=40", "ropd.judge.limits.outage_s=5")
+    second = start(*overrides)
     second.until(lambda: max(second.steps) > stopped_at)
     assert second.run.name == "001"
+    assert all(r.exact for r in replay(second.run / "journal"))
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])

@@ -49,7 +49,7 @@ def test_busy_is_the_time_in_which_any_group_is_at_the_judge(
 
 
 @given(steps())
-def test_waited_is_the_time_in_which_nothing_generates(
+def test_waited_is_the_time_in_which_nothing_generates_and_something_is_judged(
     step: tuple[list[Look], dict[str, Stay]],
 ) -> None:
     looks, stays = step
@@ -57,15 +57,18 @@ def test_waited_is_the_time_in_which_nothing_generates(
     for look in looks:
         for second in range(int(look.start), int(look.end)):
             tick = second + 0.5
-            arrived = [uid in stays and stays[uid].arrived <= tick for uid in look.in_flight]
-            expected += bool(arrived) and all(arrived)
+            there = [stays.get(uid, Stay(END, None)) for uid in look.in_flight]
+            generated = all(stay.arrived <= tick for stay in there)
+            expected += generated and any(at_judge(stay, tick) for stay in there)
     assert waited_s(looks, stays) == expected
+    assert waited_s(looks, stays) <= busy_s(stays.values(), 0, END)
 
 
 def test_in_turns_the_judges_tail_is_waited_for() -> None:
     stays = {"a": Stay(1.0, 3.0), "b": Stay(4.0, 6.0)}
     looks = [Look(0.0, 3.0, frozenset("ab")), Look(3.0, 6.5, frozenset("b"))]
-    assert judge_time(looks, stays, 0.0, 10.0) == {BUSY: 4.0, WAITED: 2.5}
+    # Storing what was judged, from 6.0 on, is not the judge's time.
+    assert judge_time(looks, stays, 0.0, 10.0) == {BUSY: 4.0, WAITED: 2.0}
 
 
 def test_while_others_generate_no_one_waits_for_the_judge() -> None:

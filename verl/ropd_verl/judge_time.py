@@ -30,9 +30,9 @@ def judge_time(
 ) -> dict[str, float]:
     """Seconds of the step from ``start`` to ``end``, as trainer metrics.
 
-    `BUSY`: at least one group was at the judge. `WAITED`: the trainer waited for its batch and
-    every group in flight had finished generating, so that nothing but judging (and storing what
-    was judged) was left to wait for. In turns (``sync``) that is the judge's tail.
+    `BUSY`: at least one group was at the judge. `WAITED`: the same, while the trainer waited for
+    its batch and every group in flight had finished generating, so that it waited for the judge
+    alone. In turns (``sync``) that is the judge's tail.
     """
     return {BUSY: busy_s(stays.values(), start, end), WAITED: waited_s(looks, stays)}
 
@@ -48,12 +48,15 @@ def busy_s(stays: Iterable[Stay], start: float, end: float) -> float:
 
 
 def waited_s(looks: Iterable[Look], stays: Mapping[str, Stay]) -> float:
-    """Length of the parts of ``looks`` in which all that was in flight had reached the judge."""
+    """Length of the parts of ``looks`` in which all that was in flight had reached the judge, and
+    not all had left it."""
     return sum(_waited(look, stays) for look in looks)
 
 
 def _waited(look: Look, stays: Mapping[str, Stay]) -> float:
     if not look.in_flight or not look.in_flight <= stays.keys():
         return 0.0
-    last = max(stays[uid].arrived for uid in look.in_flight)
-    return max(0.0, look.end - max(look.start, last))
+    there = [stays[uid] for uid in look.in_flight]
+    all_there = max(stay.arrived for stay in there)
+    all_gone = max(look.end if stay.left is None else stay.left for stay in there)
+    return max(0.0, min(look.end, all_gone) - max(look.start, all_there))
