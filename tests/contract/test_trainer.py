@@ -91,7 +91,8 @@ def ray_get(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def made(folder: Path, mode: str = "sync") -> Any:
-    return trainer._with_judge(VerlTrainer)(folder, mode)  # pyright: ignore[reportArgumentType]
+    stand_in: Any = VerlTrainer
+    return trainer._with_judge(stand_in)(folder, mode)  # pyright: ignore[reportCallIssue]
 
 
 def checkpoint(folder: Path, step: int) -> Path:
