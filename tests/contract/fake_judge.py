@@ -51,6 +51,8 @@ FAULTS = (
     "whitespace",
     "empty",
     "refusal",
+    "draft_cut_off",
+    "draft_unclosed",
 )
 HARMLESS = ("lying_totals", "prose_and_fences")
 """Faults of style that must cost nothing."""
@@ -228,6 +230,10 @@ def spoil(payload: dict[str, Any], fault: Fault) -> tuple[str, str]:
         for entry in entries:
             entry["final_score"] = 99
     text = json.dumps(payload)
+    if fault == "draft_cut_off":  # as where a chat template has written the opening tag
+        return f"Draft: {_draft(payload)} Hmm wait, let me recheck", "length"
+    if fault == "draft_unclosed":
+        return f"<think> Draft: {_draft(payload)} Hmm wait, let me recheck", "stop"
     if fault == "truncated_json":
         return text[: len(text) // 2], "length"
     if fault == "whitespace":
@@ -242,6 +248,14 @@ def spoil(payload: dict[str, Any], fault: Fault) -> tuple[str, str]:
             "stop",
         )
     return text, "stop"
+
+
+def _draft(payload: dict[str, Any]) -> str:
+    """A valid object that says something else than the answer."""
+    if "rubrics" in payload:
+        return json.dumps({**payload, "rubrics": [{**e, "points": 1} for e in payload["rubrics"]]})
+    turned = [{**e, "judgement": [not met for met in e["judgement"]]} for e in payload["answers"]]
+    return json.dumps({**payload, "answers": turned})
 
 
 def _completion(model: str, text: str, finish_reason: str) -> dict[str, Any]:
