@@ -135,9 +135,8 @@ class Judge:
             try:
                 return await self._send(question, messages, constrained, deadline)
             except RequestRejected as rejected:
-                if not constrained or self._structured == "json_schema":
-                    raise
-                if rejected.kind is FailureKind.CONTEXT_OVERFLOW:
+                can_loosen = constrained and self._structured == "auto"
+                if not can_loosen or not rejected.about_schema:
                     raise
                 reply = await self._send(question, messages, False, deadline)
                 self._go_text_only(rejected)

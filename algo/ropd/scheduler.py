@@ -114,7 +114,13 @@ class RequestScheduler:
                 except Fault as failed:
                     fault = failed
                 if not fault.retryable:
-                    raise RequestRejected(fault.kind, endpoint.role, fault.message, endpoint.name)
+                    raise RequestRejected(
+                        fault.kind,
+                        endpoint.role,
+                        fault.message,
+                        endpoint.name,
+                        fault.about_schema,
+                    )
                 self._retries[fault.kind] += 1
                 if fault.endpoint_down and lane.breaker.is_open:
                     continue  # the server's failure, not the request's: wait for the server

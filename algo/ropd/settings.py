@@ -56,7 +56,7 @@ class RoleSettings(_Settings):
     tokenizer: str | None = None
     """A tokenizer.json (or a folder with one) to count tokens with; `null` estimates high."""
     structured: Literal["auto", "json_schema", "text"] = "auto"
-    """`auto` tries a JSON schema once and goes to text when the endpoint refuses the parameter."""
+    """`auto` asks under a JSON schema, and for text once the endpoint names it as refused."""
     extra_body: dict[str, Any] = {}
     """Further keys of the request's body, such as vLLM's `chat_template_kwargs`."""
     prices: PricesSettings = PricesSettings()

@@ -25,6 +25,25 @@ REFUSED: Final = "refusal"
 CUT_OFF: Final = "length"
 """The `finish_reason` of a reply that stopped at its token limit, in either style."""
 
+_CUT_OFF_WORDS: Final = ("length", "max_tokens", "model_length")
+"""What endpoints call it."""
+
+_REFUSAL_MARKS: Final = (
+    "content_filter",
+    "content_policy",
+    "content management policy",
+    "responsibleaipolicyviolation",
+    "invalid_prompt",
+)
+_SCHEMA_MARKS: Final = (
+    "response_format",
+    "schema",
+    "guided",
+    "structured",
+    "grammar",
+    "text.format",
+)
+"""How endpoints name what constrains a reply when they do not take it."""
 _OVERFLOW_MARKS: Final = (
     "context_length_exceeded",
     "maximum context length",
@@ -48,6 +67,8 @@ class Fault(Exception):
     endpoint_down: bool = True
     retryable: bool = True
     retry_after_s: float | None = None
+    about_schema: bool = False
+    """Whether the endpoint names the reply's JSON schema as what it refuses."""
 
     def __str__(self) -> str:
         return f"{self.kind.value}: {self.message}"
@@ -160,6 +181,8 @@ def _chat_text(payload: dict[str, Any]) -> tuple[str, str]:
     content = message.get("content") or ""
     if not isinstance(content, str):
         content = "".join(part["text"] for part in content if part.get("type") == "text")
+    if finish_reason in _CUT_OFF_WORDS:
+        return content, CUT_OFF
     return content, REFUSED if finish_reason == "content_filter" else finish_reason
 
 
@@ -187,11 +210,18 @@ def status_fault(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
     if status == 408:
         return Fault(FailureKind.TIMEOUT, message)
     if status in (400, 404, 413, 422):
-        lowered = body[:4000].decode("utf-8", "replace").lower()
-        overflow = status == 413 or any(mark in lowered for mark in _OVERFLOW_MARKS)
-        kind = FailureKind.CONTEXT_OVERFLOW if overflow else FailureKind.TRANSPORT
-        return Fault(kind, message, endpoint_down=False, retryable=False)
+        kind, about_schema = _rejection(status, body[:4000].decode("utf-8", "replace").lower())
+        return Fault(kind, message, endpoint_down=False, retryable=False, about_schema=about_schema)
     return Fault(FailureKind.TRANSPORT, message, retry_after_s=retry_after_s(headers))
+
+
+def _rejection(status: int, body: str) -> tuple[FailureKind, bool]:
+    """Why an endpoint rejects this very request, and whether it is for the reply's schema."""
+    if any(mark in body for mark in _REFUSAL_MARKS):
+        return FailureKind.REFUSAL, False
+    if status == 413 or any(mark in body for mark in _OVERFLOW_MARKS):
+        return FailureKind.CONTEXT_OVERFLOW, False
+    return FailureKind.TRANSPORT, any(mark in body for mark in _SCHEMA_MARKS)
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:

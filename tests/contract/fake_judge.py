@@ -32,7 +32,7 @@ _BLOCK = re.compile(
 )
 
 Fault = str
-"""One of `FAULTS` or `HARMLESS`, `404`, `429_long`, or "" for none."""
+"""One of `FAULTS`, `HARMLESS` or `REJECTIONS`, `404`, `429_long`, or "" for none."""
 
 FAULTS = (
     "429",
@@ -54,6 +54,11 @@ FAULTS = (
     "draft_cut_off",
     "draft_unclosed",
 )
+REJECTIONS = {
+    "400": {"message": "Bad request"},
+    "400_filter": {"message": "The response was filtered", "code": "content_filter"},
+}
+"""Faults of single requests that no retry mends, with the error in their body."""
 HARMLESS = ("lying_totals", "prose_and_fences")
 """Faults of style that must cost nothing."""
 
@@ -161,6 +166,8 @@ class FakeJudge:
             return web.Response(status=429, headers={"Retry-After": "0.05"})
         if fault == "429_long":
             return web.Response(status=429, headers={"Retry-After": "3600"})
+        if fault in REJECTIONS:
+            return web.json_response({"error": REJECTIONS[fault]}, status=400)
         if fault in ("404", "500", "503"):
             return web.Response(status=int(fault), text="broken")
         if fault == "reset":
