@@ -49,6 +49,8 @@ class RoleSettings(_Settings):
     reasoning_effort: str | None = None
     max_tokens: int = Field(default=4096, ge=1)
     """Most tokens of a reply, thinking included."""
+    max_tokens_key: Literal["auto", "max_tokens", "max_completion_tokens"] = "auto"
+    """What a chat completion calls this limit; `auto`: the newer name at OpenAI and Azure alone."""
     timeout_s: Seconds = 120.0
     """For one attempt, from sending to the reply's last byte."""
     context_tokens: int | None = Field(default=None, ge=1)

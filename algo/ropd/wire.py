@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from time import time
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -24,6 +25,8 @@ REFUSED: Final = "refusal"
 """The `finish_reason` of a reply that a model or a content filter declined to give."""
 CUT_OFF: Final = "length"
 """The `finish_reason` of a reply that stopped at its token limit, in either style."""
+
+_OPENAI_HOSTS: Final = (".openai.com", ".openai.azure.com")
 
 _CUT_OFF_WORDS: Final = ("length", "max_tokens", "model_length")
 """What endpoints call it."""
@@ -107,10 +110,17 @@ def _chat_body(
     response_format: Mapping[str, Any] | None,
     chosen: dict[str, Any],
 ) -> dict[str, Any]:
+    limit_key = endpoint.settings.max_tokens_key
+    if limit_key == "auto":
+        # OpenAI's reasoning models refuse the older name; other servers may not know the newer.
+        limit_key = "max_completion_tokens" if is_openai(endpoint.base_url) else "max_tokens"
     limit = chosen.pop("max_tokens")
-    # OpenAI's reasoning models refuse the older name; other servers may not know the newer.
-    limit_key = "max_completion_tokens" if "//api.openai.com" in endpoint.base_url else "max_tokens"
     return {"messages": messages, limit_key: limit, "response_format": response_format, **chosen}
+
+
+def is_openai(base_url: str) -> bool:
+    """Whether OpenAI itself answers there, or Azure for it."""
+    return (urlsplit(base_url).hostname or "").endswith(_OPENAI_HOSTS)
 
 
 def _responses_body(

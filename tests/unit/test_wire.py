@@ -40,10 +40,29 @@ def test_sampling_and_extra_body_override() -> None:
     assert body["seed"] == 1
 
 
-def test_openai_itself_gets_the_newer_name_of_the_limit() -> None:
-    _, body = body_of(endpoint("https://api.openai.com/v1", max_tokens=7))
-    assert body["max_completion_tokens"] == 7
-    assert "max_tokens" not in body
+OPENAI = [
+    "https://api.openai.com/v1",
+    "https://eu.api.openai.com/v1",
+    "https://API.OpenAI.com:443/v1",
+    "https://x.openai.azure.com/openai/v1",
+]
+OTHERS = [
+    "http://127.0.0.1:8000/v1",
+    "https://openai.com.example.org/v1",
+    "https://proxy.example.org/api.openai.com/v1",
+    "https://notopenai.com/v1",
+]
+
+
+@pytest.mark.parametrize("base_url", OPENAI + OTHERS)
+def test_openai_and_azure_get_the_newer_name_of_the_limit(base_url: str) -> None:
+    newer, older = "max_completion_tokens", "max_tokens"
+    _, body = body_of(endpoint(base_url, max_tokens=7))
+    sent = {key: body[key] for key in (newer, older) if key in body}
+    assert sent == {newer if base_url in OPENAI else older: 7}
+    for chosen in (newer, older):
+        _, body = body_of(endpoint(base_url, max_tokens=7, max_tokens_key=chosen))
+        assert {key: body[key] for key in (newer, older) if key in body} == {chosen: 7}
 
 
 def test_the_responses_style_says_the_same_in_its_own_words() -> None:
