@@ -149,6 +149,25 @@ class RequestScheduler:
         """Status and body of the endpoint's model list; raises `Fault` when nothing answers."""
         return await self._transport.models(endpoint, timeout_s)
 
+    async def attempt(
+        self,
+        endpoint: Endpoint,
+        messages: Sequence[Message],
+        timeout_s: float,
+        *,
+        response_format: Mapping[str, Any] | None = None,
+        sampling: Mapping[str, Any] | None = None,
+    ) -> Reply:
+        """One attempt outside of limits, breaker and counters; raises its `Fault`."""
+        return await self._transport.send(
+            endpoint,
+            messages,
+            response_format=response_format,
+            sampling=sampling,
+            timeout_s=timeout_s,
+            attempt=1,
+        )
+
     def drain_counters(self) -> dict[str, float]:
         """Retries by kind and hedges since the last call; requests waiting and in flight, and the
         peak of these; `down_s` as a total of the run."""

@@ -72,6 +72,7 @@ class Fault(Exception):
     retry_after_s: float | None = None
     about_schema: bool = False
     """Whether the endpoint names the reply's JSON schema as what it refuses."""
+    refuses_key: bool = False
 
     def __str__(self) -> str:
         return f"{self.kind.value}: {self.message}"
@@ -214,7 +215,8 @@ def status_fault(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
     message = f"HTTP {status}: {excerpt(body)}"
     if status in (401, 403):
         # Without the body, which may quote a part of the key.
-        return Fault(FailureKind.TRANSPORT, f"HTTP {status}: the endpoint refuses the key")
+        message = f"HTTP {status}: the endpoint refuses the key"
+        return Fault(FailureKind.TRANSPORT, message, refuses_key=True)
     if status == 429:
         return Fault(FailureKind.RATE_LIMIT, message, retry_after_s=retry_after_s(headers))
     if status == 408:
