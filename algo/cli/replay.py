@@ -78,7 +78,7 @@ async def _rejudge(
     from algo.openai_env import resolve_role
     from algo.ropd.budget import Budget
     from algo.ropd.client import Judge, Verifier
-    from algo.ropd.preflight import check_endpoint
+    from algo.ropd.preflight import check_roles
     from algo.ropd.prompts import load_verifier_template
     from algo.ropd.rejudge import rejudge
     from algo.ropd.scheduler import RequestScheduler
@@ -87,7 +87,7 @@ async def _rejudge(
     role = resolve_role("verifier", settings, os.environ, "replay.verifier")
     index = None if teacher_index is None else TeacherIndex.open(teacher_index)
     async with RequestScheduler() as scheduler:
-        await check_endpoint(role, scheduler)
+        await check_roles([role], scheduler)
         verifier = Verifier(
             Judge(role.endpoint, scheduler, priority=0),
             load_verifier_template(None),

@@ -48,8 +48,8 @@ def build(
     api_key_env: Annotated[
         str | None,
         typer.Option(
-            help="Name of the variable that holds the key; OPENAI_API_KEY for OpenAI's own "
-            "endpoint, none for others."
+            help="Name of the variable that holds the key; OPENAI_API_KEY for endpoints of OpenAI "
+            "and Azure, none for others."
         ),
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 64,
@@ -116,10 +116,11 @@ def build(
     from algo.ropd.teacher_cost import Budget
     from algo.ropd.teacher_index import TeacherIndex
     from algo.ropd.teacher_index_writer import TeacherIndexWriter
+    from algo.ropd.wire import is_openai
 
     if backend is Backend.VLLM:
         base_url, api_key_env = VLLM_URL, None
-    elif api_key_env is None and "//api.openai.com" in base_url:
+    elif api_key_env is None and is_openai(base_url):
         api_key_env = "OPENAI_API_KEY"
     if api_key_env is not None and not dry_run and not os.environ.get(api_key_env):
         raise ConfigurationError(

@@ -18,7 +18,7 @@ from typing import Any, Final, Generic, TypeVar
 from algo.ropd.budget import Budget, Call, estimated_tokens
 from algo.ropd.endpoint import Endpoint, Reply
 from algo.ropd.errors import FailureKind, JudgeFailure, RequestRejected
-from algo.ropd.extraction import NoJson, extract_object, looks_like_refusal
+from algo.ropd.extraction import CutShort, NoJson, extract_object, looks_like_refusal
 from algo.ropd.prompts import PromptTemplate, VerifierPrompts, rubricator_prompt
 from algo.ropd.rubric import (
     RUBRIC_SCHEMA,
@@ -32,7 +32,7 @@ from algo.ropd.rubric import (
     verifier_json_schema,
 )
 from algo.ropd.scheduler import Deadline, RequestScheduler
-from algo.ropd.thinking import after_thinking
+from algo.ropd.thinking import after_thinking, is_unclosed
 from algo.ropd.wire import CUT_OFF, REFUSED
 
 logger = logging.getLogger(__name__)
@@ -135,9 +135,8 @@ class Judge:
             try:
                 return await self._send(question, messages, constrained, deadline)
             except RequestRejected as rejected:
-                if not constrained or self._structured == "json_schema":
-                    raise
-                if rejected.kind is FailureKind.CONTEXT_OVERFLOW:
+                can_loosen = constrained and self._structured == "auto"
+                if not can_loosen or not rejected.about_schema:
                     raise
                 reply = await self._send(question, messages, False, deadline)
                 self._go_text_only(rejected)
@@ -284,13 +283,12 @@ async def all_of(calls: Iterable[Coroutine[Any, Any, Read]]) -> list[Read]:
 def _read(question: Question[Read], reply: Reply) -> Read:
     if reply.finish_reason == REFUSED:
         raise Unusable(FailureKind.REFUSAL, "the model or a content filter declined to answer")
+    cut_off = reply.finish_reason == CUT_OFF
     try:
-        return question.read(extract_object(reply.text, question.schema_version))
+        return question.read(extract_object(reply.text, question.schema_version, cut_off=cut_off))
+    except CutShort as error:
+        raise Unusable(FailureKind.TRUNCATED, str(error)) from None
     except NoJson as error:
-        if reply.finish_reason == CUT_OFF:
-            raise Unusable(
-                FailureKind.TRUNCATED, "it was cut off at the token limit before the JSON ended"
-            ) from None
         if looks_like_refusal(reply.text):
             raise Unusable(FailureKind.REFUSAL, "the model declined to answer") from None
         raise Unusable(FailureKind.UNPARSEABLE, str(error)) from None
@@ -305,10 +303,10 @@ def _messages(prompt: str) -> list[dict[str, str]]:
 def _repair_turn(question: Question[Any], reply: Reply, unusable: Unusable) -> list[dict[str, str]]:
     """The next messages: the reply and what was wrong with it, or the prompt with a note.
 
-    The note stands in the one user message where there is no reply worth showing or no room for
-    it, because many chat templates refuse two user messages in a row.
+    The note stands in the one user message where there is no reply worth showing (thinking is
+    none) or no room for it, because many chat templates refuse two user messages in a row.
     """
-    said = after_thinking(reply.text).strip()[:_LONGEST_QUOTED]
+    said = "" if is_unclosed(reply.text) else after_thinking(reply.text).strip()[:_LONGEST_QUOTED]
     spare = question.call.spare_tokens
     fits = spare is None or estimated_tokens(said) <= spare
     if said and fits and unusable.kind in (FailureKind.INVALID, FailureKind.UNPARSEABLE):

@@ -88,7 +88,22 @@ class JudgeFailure(RopdError):
 
 
 class RequestRejected(JudgeFailure):
-    """The endpoint refuses this very request (HTTP 400, 404, 413, 422): a retry cannot help."""
+    """The endpoint refuses this very request (HTTP 400, 404, 413, 422): a retry cannot help.
+
+    `about_schema`: it names the reply's JSON schema as the reason.
+    """
+
+    def __init__(
+        self,
+        kind: FailureKind | str,
+        stage: str,
+        message: str,
+        endpoint: str = "",
+        about_schema: bool = False,
+    ) -> None:
+        super().__init__(kind, stage, message, endpoint)
+        self.args = (*self.args, about_schema)
+        self.about_schema = about_schema
 
 
 class JudgeOutage(RopdError):

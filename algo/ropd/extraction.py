@@ -2,7 +2,9 @@
 
 Prose before and after, code fences, think blocks and floods of whitespace are no error. The object
 is recognised by its `schema_version`; two that differ are an error, since choosing one would be a
-guess about what the model meant. What the object must hold is `rubric.py`'s part.
+guess about what the model meant. A draft is no answer: what stands in a think block that never
+ended does not count, nor does what a reply wrote on after when it ran into its token limit. What
+the object must hold is `rubric.py`'s part.
 """
 
 from __future__ import annotations
@@ -10,10 +12,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from algo.ropd.rubric import InvalidReply
-from algo.ropd.thinking import after_thinking
+from algo.ropd.thinking import after_thinking, is_unclosed
 
 _MOST_STARTS: Final = 200
 """Opening braces that are tried before giving up: bounds the work on a hostile reply."""
@@ -28,15 +30,36 @@ class NoJson(ValueError):
     """The reply holds no usable JSON; the message is written for the model that wrote it."""
 
 
-def extract_object(text: str, schema_version: str) -> dict[str, Any]:
-    """The object of `schema_version` in `text`.
+class CutShort(NoJson):
+    """The reply stopped at its token limit, and no complete object is the last thing in it."""
 
-    Raises `NoJson` when no complete JSON object names a schema, `InvalidReply` when none names
-    this one or when two that differ do.
+
+class _Span(NamedTuple):
+    """An object and where it stands."""
+
+    found: dict[str, Any]
+    start: int
+    end: int
+
+
+def extract_object(text: str, schema_version: str, *, cut_off: bool = False) -> dict[str, Any]:
+    """The object of `schema_version` in `text`; `cut_off` if `text` ends at its token limit.
+
+    Raises `CutShort` when the limit came before the answer's end, `NoJson` when there is no
+    answer or no complete JSON object that names a schema, `InvalidReply` when none names this one
+    or when two that differ do.
     """
-    objects = [found for found in _objects(after_thinking(text)) if "schema_version" in found]
-    if not objects:
+    written = after_thinking(text)
+    spans = list(_objects(written))
+    named = [span for span in spans if "schema_version" in span.found]
+    thinks_still = is_unclosed(_prose(written, spans))
+    if cut_off and (thinks_still or not named or not _is_blank(written[named[-1].end :])):
+        raise CutShort("it was cut off at the token limit before the JSON ended")
+    if thinks_still:
+        raise NoJson("its thinking never ended, so it holds no answer")
+    if not named:
         raise NoJson('it holds no complete JSON object with a "schema_version"')
+    objects = [span.found for span in named]
     matching = [found for found in objects if found["schema_version"] == schema_version]
     if not matching:
         found = objects[-1]["schema_version"]
@@ -51,19 +74,31 @@ def looks_like_refusal(text: str) -> bool:
     return _REFUSAL.match(after_thinking(text)[:200]) is not None
 
 
-def _objects(text: str) -> Iterator[dict[str, Any]]:
+def _objects(text: str) -> Iterator[_Span]:
     """Top-level JSON objects from left to right; those nested in another are part of it."""
     position = 0
     for _ in range(_MOST_STARTS):
-        position = text.find("{", position)
-        if position < 0:
+        start = text.find("{", position)
+        if start < 0:
             return
         try:
-            found, position = _DECODER.raw_decode(text, position)
+            found, position = _DECODER.raw_decode(text, start)
         except (ValueError, RecursionError):
-            position += 1
+            position = start + 1
         else:
-            yield found
+            yield _Span(found, start, position)
+
+
+def _prose(text: str, spans: list[_Span]) -> str:
+    """What stands around the objects: a tag in a JSON string is data and opens nothing."""
+    starts = [*(span.start for span in spans), len(text)]
+    ends = [0, *(span.end for span in spans)]
+    return " ".join(text[end:start] for end, start in zip(ends, starts, strict=True))
+
+
+def _is_blank(tail: str) -> bool:
+    """Whether a tail says nothing: white space, and as much of a closing fence as there was."""
+    return not tail.strip().strip("`")
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

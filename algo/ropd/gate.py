@@ -92,11 +92,15 @@ class QualityGate:
                 await self._trial.acquire()
         except TimeoutError:
             raise self._outage(last, self._outage_s) from None
-        if self.is_closed:
-            await asyncio.sleep(TRIAL_EVERY_S)
-            return True
-        self._trial.release()
-        return False
+        on_trial = False
+        try:
+            if self.is_closed:
+                await asyncio.sleep(TRIAL_EVERY_S)
+                on_trial = True
+        finally:
+            if not on_trial:  # the gate has opened, or the group was given up
+                self._trial.release()
+        return on_trial
 
     def _outage(self, last: JudgeFailure, seconds: float) -> JudgeOutage:
         kinds = Counter(kind for kind in self._outcomes if kind is not None)

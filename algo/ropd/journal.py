@@ -21,13 +21,17 @@ from algo.ropd.sealed_lines import BrokenLine, seal, unseal
 _PATTERN: Final = "judgements-*.jsonl"
 
 
+_Waiting = tuple[bytes, asyncio.Future[None]]
+"""A sealed line and what its writer waits for."""
+
+
 class Journal:
     """The writer of one folder."""
 
     def __init__(self, folder: Path, rotate_bytes: int) -> None:
         self._folder = folder
         self._rotate_bytes = rotate_bytes
-        self._pending: list[tuple[bytes, asyncio.Future[None]]] = []
+        self._pending: list[_Waiting] = []
         self._flusher: asyncio.Task[None] | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -58,16 +62,16 @@ class Journal:
             try:
                 await asyncio.to_thread(self.write, lines)
             except JournalError as error:
-                outcome = error
+                _fail(batch, str(error))
+            except BaseException as error:
+                # The flusher ends here, and nobody may wait for it; who came meanwhile, neither.
+                left, self._pending = batch + self._pending, []
+                _fail(left, f"the journal's writer in {self._folder} ended: {error!r}")
+                raise
             else:
-                outcome = None
-            for _, written in batch:
-                if written.done():
-                    continue
-                if outcome is None:
-                    written.set_result(None)
-                else:
-                    written.set_exception(JournalError(*outcome.args))
+                for _, written in batch:
+                    if not written.done():
+                        written.set_result(None)
 
     def write(self, lines: Sequence[bytes]) -> None:
         """Write sealed lines with one fsync, in the calling thread."""
@@ -83,10 +87,12 @@ class Journal:
             raise JournalError(f"cannot write to the journal in {self._folder}: {error}") from None
 
     async def aclose(self) -> None:
-        if self._flusher is not None:
-            await self._flusher
-        self._file.close()
-        self._lock.close()
+        try:
+            if self._flusher is not None:
+                await self._flusher
+        finally:
+            self._file.close()
+            self._lock.close()
 
     def _open(self) -> BinaryIO:
         path = self._folder / f"judgements-{self._number:05d}.jsonl"
@@ -97,6 +103,13 @@ class Journal:
         finally:
             os.close(folder)
         return file
+
+
+def _fail(lines: Sequence[_Waiting], message: str) -> None:
+    """An error for each that waits: one raised in several tasks would mix their tracebacks."""
+    for _, written in lines:
+        if not written.done():
+            written.set_exception(JournalError(message))
 
 
 def journal_files(folder: Path) -> list[Path]:

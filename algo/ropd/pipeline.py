@@ -28,7 +28,7 @@ from algo.ropd.group import Group, Rollout, Rule, ScoredGroup
 from algo.ropd.journal import Journal
 from algo.ropd.judge_metrics import group_metrics
 from algo.ropd.ledger import Ledger
-from algo.ropd.preflight import check_endpoint
+from algo.ropd.preflight import check_roles
 from algo.ropd.probes import Prober
 from algo.ropd.prompts import load_rubricator_template, load_verifier_template, question_text
 from algo.ropd.record import Judgement, Setup
@@ -148,11 +148,11 @@ class Pipeline:
         return outage
 
     async def check(self) -> None:
-        """Reach each role's endpoint once; raises `ConfigurationError` within seconds if it cannot
-        be used. Logs one line a role that says where its settings came from."""
+        """Try each role's endpoint as the run will use it; raises `ConfigurationError` within about
+        a minute if it cannot be used. Logs one line a role: where its settings came from."""
         for role in self._roles:
             logger.info(role.line())
-        await all_of(check_endpoint(role, self._scheduler) for role in self._roles)
+        await check_roles(self._roles, self._scheduler)
 
     def metrics(self) -> dict[str, float]:
         """What happened since the last call, under names that begin with `ropd/`."""

@@ -1,25 +1,34 @@
-"""Finds out in a few seconds, before a run begins, whether an endpoint can be used at all."""
+"""Finds out before a run begins whether each role's endpoint can be used, by using it once."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import random
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
 
 from algo.openai_env import ResolvedRole, resolve_role
+from algo.ropd.breaker import backoff_s
 from algo.ropd.client import all_of
-from algo.ropd.errors import ConfigurationError, JudgeFailure, JudgeOutage
+from algo.ropd.endpoint import Reply
+from algo.ropd.errors import ConfigurationError
 from algo.ropd.scheduler import RequestScheduler
 from algo.ropd.settings import JudgeSettings
-from algo.ropd.wire import Fault, excerpt
+from algo.ropd.wire import Fault, Message, excerpt, request_body
 
 PATIENCE_S: Final = 10.0
+"""For the list of models."""
+TRIAL_PATIENCE_S: Final = 60.0
+"""For a trial with all its attempts: some servers load a model at its first request."""
+_TRIAL: Final = ({"role": "user", "content": "Answer with the word yes."},)
+_TRIAL_TOKENS: Final = 16
+"""What the answer says does not matter; OpenAI's `responses` takes no smaller limit."""
 
 
 async def check_judge(settings: JudgeSettings, environ: Mapping[str, str]) -> list[str]:
-    """Reach both roles' endpoints; returns one line a role that says where its values came from.
+    """Try both roles' endpoints; returns one line a role that says where its values came from.
 
     Raises `ConfigurationError`. Opens neither teacher index nor journal.
     """
@@ -28,55 +37,162 @@ async def check_judge(settings: JudgeSettings, environ: Mapping[str, str]) -> li
         resolve_role("verifier", settings.verifier, environ),
     ]
     async with RequestScheduler(settings.limits) as scheduler:
-        await all_of(check_endpoint(role, scheduler) for role in roles)
+        await check_roles(roles, scheduler)
     return [role.line() for role in roles]
 
 
-async def check_endpoint(role: ResolvedRole, scheduler: RequestScheduler) -> None:
-    """Ask `GET {base_url}/models`; raises `ConfigurationError` naming role, URL, setting and fix.
+async def check_roles(roles: Sequence[ResolvedRole], scheduler: RequestScheduler) -> None:
+    """Ask each endpoint for its models, then for a few tokens in the way the run will ask.
 
-    An endpoint without a model list (404) passes. One whose list lacks the model is asked for one
-    token, since some serve more than they list.
+    Roles that would send the same request share one. Raises `ConfigurationError` naming role, URL,
+    setting and fix.
     """
-    endpoint = role.endpoint
-    place = f"the {endpoint.role}'s endpoint {endpoint.base_url}"
+    lists = await all_of(_listed_models(role, scheduler) for role in roles)
+    trials: dict[Hashable, tuple[ResolvedRole, list[str]]] = {}
+    for role, listed in zip(roles, lists, strict=True):
+        trials.setdefault(_request(role), (role, listed))
+    await all_of(_try(role, scheduler, listed) for role, listed in trials.values())
+
+
+async def trial(
+    role: ResolvedRole,
+    scheduler: RequestScheduler,
+    messages: Sequence[Message],
+    *,
+    response_format: Mapping[str, Any] | None = None,
+    sampling: Mapping[str, Any] | None = None,
+) -> Reply:
+    """One reply within `TRIAL_PATIENCE_S`; raises the last `Fault`.
+
+    An endpoint that is busy or down for the moment is asked again, one that refuses is not.
+    """
+    now = asyncio.get_running_loop().time
+    end, rng, failures = now() + TRIAL_PATIENCE_S, random.Random(), 0
+    while True:
+        timeout_s = min(role.endpoint.settings.timeout_s, end - now())
+        try:
+            return await scheduler.attempt(
+                role.endpoint,
+                messages,
+                timeout_s,
+                response_format=response_format,
+                sampling=sampling,
+            )
+        except Fault as fault:
+            wait = max(backoff_s(failures, scheduler.limits, rng), fault.retry_after_s or 0.0)
+            may_pass = fault.retryable and fault.endpoint_down and not fault.refuses_key
+            if not may_pass or now() + wait >= end:
+                raise
+        failures += 1
+        await asyncio.sleep(wait)
+
+
+def unusable(role: ResolvedRole, fault: Fault, listed: Sequence[str] = ()) -> ConfigurationError:
+    """The error for a trial that failed; `listed` are the models that the endpoint lists."""
+    if fault.refuses_key:
+        return _refused_key(role, fault.message)
+    if not fault.retryable:
+        return _rejection(role, fault.message, listed)
+    prefix = role.prefix
+    return ConfigurationError(
+        f"{_place(role)} ({role.base_url_from}) answers no request ({fault.message}): wait until "
+        f"it does, or set {prefix}.base_url, {prefix}.api or {prefix}.timeout_s"
+    )
+
+
+def _rejection(role: ResolvedRole, message: str, listed: Sequence[str]) -> ConfigurationError:
+    endpoint, prefix = role.endpoint, role.prefix
+    of_the_model = f"{prefix}.model or ROPD_{endpoint.role.upper()}_MODEL"
+    fixes = list(_named_fixes(role, message.lower()))
+    if fixes:
+        fix = ", ".join(fixes)
+    elif listed and endpoint.model not in listed:
+        return ConfigurationError(
+            f"{endpoint.base_url} does not serve the {endpoint.role}'s model {endpoint.model} "
+            f"({role.model_from}; it lists {', '.join(listed[:5])}): set {of_the_model}; {message}"
+        )
+    elif message.startswith("HTTP 404"):
+        fix = f"set {of_the_model}, or {prefix}.base_url up to and including /v1"
+    else:
+        fix = (
+            f"see {of_the_model}, {prefix}.temperature, {prefix}.max_tokens, "
+            f"{prefix}.max_tokens_key and {prefix}.extra_body"
+        )
+    return ConfigurationError(
+        f"{_place(role)} refuses a request such as the run sends, for model {endpoint.model} "
+        f"({message}): {fix}"
+    )
+
+
+async def _listed_models(role: ResolvedRole, scheduler: RequestScheduler) -> list[str]:
+    """What `GET {base_url}/models` lists; nothing where an endpoint has no such list (404)."""
     try:
-        status, body = await scheduler.models(endpoint, PATIENCE_S)
+        status, body = await scheduler.models(role.endpoint, PATIENCE_S)
     except Fault as fault:
         raise ConfigurationError(
-            f"{place} ({role.base_url_from}) cannot be reached ({fault.message}): start it, or set "
-            f"{role.prefix}.base_url or OPENAI_BASE_URL to the right URL"
+            f"{_place(role)} ({role.base_url_from}) cannot be reached ({fault.message}): start it, "
+            f"or set {role.prefix}.base_url or OPENAI_BASE_URL to the right URL"
         ) from None
     if status in (401, 403):
-        raise ConfigurationError(
-            f"{place} refuses the key {role.key_from} (HTTP {status}): set the right key, or name "
-            f"its variable in {role.prefix}.api_key_env"
-        )
+        raise _refused_key(role, f"HTTP {status}")
     if status >= 500:
-        raise ConfigurationError(f"{place} is not ready (HTTP {status}: {excerpt(body)}): start it")
-    listed = _listed_models(body) if status == 200 else []
-    if listed and endpoint.model not in listed:
-        await _try_model(role, scheduler, listed)
-
-
-async def _try_model(role: ResolvedRole, scheduler: RequestScheduler, listed: list[str]) -> None:
-    endpoint = role.endpoint
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            await scheduler.complete(
-                endpoint,
-                [{"role": "user", "content": "Answer with the word yes."}],
-                sampling={"max_tokens": 16},
-            )
-    except (JudgeFailure, JudgeOutage, TimeoutError) as failure:
         raise ConfigurationError(
-            f"{endpoint.base_url} does not serve the {endpoint.role}'s model {endpoint.model} "
-            f"({role.model_from}; it lists {', '.join(listed[:5])}): set {role.prefix}.model or "
-            f"ROPD_{endpoint.role.upper()}_MODEL; {failure or 'it does not answer'}"
-        ) from None
+            f"{_place(role)} is not ready (HTTP {status}: {excerpt(body)}): start it"
+        )
+    return _model_ids(body) if status == 200 else []
 
 
-def _listed_models(body: bytes) -> list[str]:
+async def _try(role: ResolvedRole, scheduler: RequestScheduler, listed: list[str]) -> None:
+    own = role.endpoint.settings.max_tokens
+    try:
+        try:
+            await trial(role, scheduler, _TRIAL, sampling={"max_tokens": min(_TRIAL_TOKENS, own)})
+        except Fault as fault:
+            # Some reasoning models refuse a limit too small to think in: the run's own decides.
+            if fault.retryable or "token" not in fault.message.lower():
+                raise
+            await trial(role, scheduler, _TRIAL)
+    except Fault as fault:
+        raise unusable(role, fault, listed) from None
+
+
+def _request(role: ResolvedRole) -> Hashable:
+    """What the trial sends and where to."""
+    endpoint = role.endpoint
+    sent = request_body(endpoint, _TRIAL, None, {"max_tokens": _TRIAL_TOKENS})
+    return endpoint.base_url, endpoint.api_key, sent
+
+
+def _named_fixes(role: ResolvedRole, message: str) -> Iterator[str]:
+    """What to change of the settings that a refusal names, as far as they are sent."""
+    settings, prefix = role.endpoint.settings, role.prefix
+    for name in ("temperature", "top_p", "seed", "reasoning_effort"):
+        if name.partition("_effort")[0] in message and getattr(settings, name) is not None:
+            yield f"{prefix}.{name}=null leaves {name} out"
+    if any(name in message for name in ("max_tokens", "max_completion_tokens")):
+        yield (
+            f"{prefix}.max_tokens_key is the name under which the limit is sent "
+            f"(max_tokens or max_completion_tokens), {prefix}.max_tokens its value"
+        )
+    if "max_output_tokens" in message:
+        yield f"{prefix}.max_tokens is this limit"
+    for name in settings.extra_body:
+        if name.lower() in message:
+            yield f"{prefix}.extra_body sends {name}"
+
+
+def _place(role: ResolvedRole) -> str:
+    return f"the {role.endpoint.role}'s endpoint {role.endpoint.base_url}"
+
+
+def _refused_key(role: ResolvedRole, message: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{_place(role)} refuses the key {role.key_from} ({message}): set the right key, or name "
+        f"its variable in {role.prefix}.api_key_env"
+    )
+
+
+def _model_ids(body: bytes) -> list[str]:
     try:
         payload: Any = orjson.loads(body)
     except orjson.JSONDecodeError:

@@ -114,7 +114,13 @@ class RequestScheduler:
                 except Fault as failed:
                     fault = failed
                 if not fault.retryable:
-                    raise RequestRejected(fault.kind, endpoint.role, fault.message, endpoint.name)
+                    raise RequestRejected(
+                        fault.kind,
+                        endpoint.role,
+                        fault.message,
+                        endpoint.name,
+                        fault.about_schema,
+                    )
                 self._retries[fault.kind] += 1
                 if fault.endpoint_down and lane.breaker.is_open:
                     continue  # the server's failure, not the request's: wait for the server
@@ -142,6 +148,25 @@ class RequestScheduler:
     async def models(self, endpoint: Endpoint, timeout_s: float) -> tuple[int, bytes]:
         """Status and body of the endpoint's model list; raises `Fault` when nothing answers."""
         return await self._transport.models(endpoint, timeout_s)
+
+    async def attempt(
+        self,
+        endpoint: Endpoint,
+        messages: Sequence[Message],
+        timeout_s: float,
+        *,
+        response_format: Mapping[str, Any] | None = None,
+        sampling: Mapping[str, Any] | None = None,
+    ) -> Reply:
+        """One attempt outside of limits, breaker and counters; raises its `Fault`."""
+        return await self._transport.send(
+            endpoint,
+            messages,
+            response_format=response_format,
+            sampling=sampling,
+            timeout_s=timeout_s,
+            attempt=1,
+        )
 
     def drain_counters(self) -> dict[str, float]:
         """Retries by kind and hedges since the last call; requests waiting and in flight, and the

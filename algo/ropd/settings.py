@@ -49,6 +49,8 @@ class RoleSettings(_Settings):
     reasoning_effort: str | None = None
     max_tokens: int = Field(default=4096, ge=1)
     """Most tokens of a reply, thinking included."""
+    max_tokens_key: Literal["auto", "max_tokens", "max_completion_tokens"] = "auto"
+    """What a chat completion calls this limit; `auto`: the newer name at OpenAI and Azure alone."""
     timeout_s: Seconds = 120.0
     """For one attempt, from sending to the reply's last byte."""
     context_tokens: int | None = Field(default=None, ge=1)
@@ -56,7 +58,7 @@ class RoleSettings(_Settings):
     tokenizer: str | None = None
     """A tokenizer.json (or a folder with one) to count tokens with; `null` estimates high."""
     structured: Literal["auto", "json_schema", "text"] = "auto"
-    """`auto` tries a JSON schema once and goes to text when the endpoint refuses the parameter."""
+    """`auto` asks under a JSON schema, and for text once the endpoint names it as refused."""
     extra_body: dict[str, Any] = {}
     """Further keys of the request's body, such as vLLM's `chat_template_kwargs`."""
     prices: PricesSettings = PricesSettings()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from time import time
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -25,6 +26,27 @@ REFUSED: Final = "refusal"
 CUT_OFF: Final = "length"
 """The `finish_reason` of a reply that stopped at its token limit, in either style."""
 
+_OPENAI_HOSTS: Final = (".openai.com", ".openai.azure.com")
+
+_CUT_OFF_WORDS: Final = ("length", "max_tokens", "model_length")
+"""What endpoints call it."""
+
+_REFUSAL_MARKS: Final = (
+    "content_filter",
+    "content_policy",
+    "content management policy",
+    "responsibleaipolicyviolation",
+    "invalid_prompt",
+)
+_SCHEMA_MARKS: Final = (
+    "response_format",
+    "schema",
+    "guided",
+    "structured",
+    "grammar",
+    "text.format",
+)
+"""How endpoints name what constrains a reply when they do not take it."""
 _OVERFLOW_MARKS: Final = (
     "context_length_exceeded",
     "maximum context length",
@@ -48,6 +70,9 @@ class Fault(Exception):
     endpoint_down: bool = True
     retryable: bool = True
     retry_after_s: float | None = None
+    about_schema: bool = False
+    """Whether the endpoint names the reply's JSON schema as what it refuses."""
+    refuses_key: bool = False
 
     def __str__(self) -> str:
         return f"{self.kind.value}: {self.message}"
@@ -86,10 +111,17 @@ def _chat_body(
     response_format: Mapping[str, Any] | None,
     chosen: dict[str, Any],
 ) -> dict[str, Any]:
+    limit_key = endpoint.settings.max_tokens_key
+    if limit_key == "auto":
+        # OpenAI's reasoning models refuse the older name; other servers may not know the newer.
+        limit_key = "max_completion_tokens" if is_openai(endpoint.base_url) else "max_tokens"
     limit = chosen.pop("max_tokens")
-    # OpenAI's reasoning models refuse the older name; other servers may not know the newer.
-    limit_key = "max_completion_tokens" if "//api.openai.com" in endpoint.base_url else "max_tokens"
     return {"messages": messages, limit_key: limit, "response_format": response_format, **chosen}
+
+
+def is_openai(base_url: str) -> bool:
+    """Whether OpenAI itself answers there, or Azure for it."""
+    return (urlsplit(base_url).hostname or "").endswith(_OPENAI_HOSTS)
 
 
 def _responses_body(
@@ -160,6 +192,8 @@ def _chat_text(payload: dict[str, Any]) -> tuple[str, str]:
     content = message.get("content") or ""
     if not isinstance(content, str):
         content = "".join(part["text"] for part in content if part.get("type") == "text")
+    if finish_reason in _CUT_OFF_WORDS:
+        return content, CUT_OFF
     return content, REFUSED if finish_reason == "content_filter" else finish_reason
 
 
@@ -181,17 +215,25 @@ def status_fault(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
     message = f"HTTP {status}: {excerpt(body)}"
     if status in (401, 403):
         # Without the body, which may quote a part of the key.
-        return Fault(FailureKind.TRANSPORT, f"HTTP {status}: the endpoint refuses the key")
+        message = f"HTTP {status}: the endpoint refuses the key"
+        return Fault(FailureKind.TRANSPORT, message, refuses_key=True)
     if status == 429:
         return Fault(FailureKind.RATE_LIMIT, message, retry_after_s=retry_after_s(headers))
     if status == 408:
         return Fault(FailureKind.TIMEOUT, message)
     if status in (400, 404, 413, 422):
-        lowered = body[:4000].decode("utf-8", "replace").lower()
-        overflow = status == 413 or any(mark in lowered for mark in _OVERFLOW_MARKS)
-        kind = FailureKind.CONTEXT_OVERFLOW if overflow else FailureKind.TRANSPORT
-        return Fault(kind, message, endpoint_down=False, retryable=False)
+        kind, about_schema = _rejection(status, body[:4000].decode("utf-8", "replace").lower())
+        return Fault(kind, message, endpoint_down=False, retryable=False, about_schema=about_schema)
     return Fault(FailureKind.TRANSPORT, message, retry_after_s=retry_after_s(headers))
+
+
+def _rejection(status: int, body: str) -> tuple[FailureKind, bool]:
+    """Why an endpoint rejects this very request, and whether it is for the reply's schema."""
+    if any(mark in body for mark in _REFUSAL_MARKS):
+        return FailureKind.REFUSAL, False
+    if status == 413 or any(mark in body for mark in _OVERFLOW_MARKS):
+        return FailureKind.CONTEXT_OVERFLOW, False
+    return FailureKind.TRANSPORT, any(mark in body for mark in _SCHEMA_MARKS)
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:

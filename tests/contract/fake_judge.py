@@ -32,7 +32,7 @@ _BLOCK = re.compile(
 )
 
 Fault = str
-"""One of `FAULTS` or `HARMLESS`, `404`, `429_long`, or "" for none."""
+"""One of `FAULTS`, `HARMLESS` or `REJECTIONS`, `401`, `404`, `429_long`, or "" for none."""
 
 FAULTS = (
     "429",
@@ -51,7 +51,14 @@ FAULTS = (
     "whitespace",
     "empty",
     "refusal",
+    "draft_cut_off",
+    "draft_unclosed",
 )
+REJECTIONS = {
+    "400": {"message": "Bad request"},
+    "400_filter": {"message": "The response was filtered", "code": "content_filter"},
+}
+"""Faults of single requests that no retry mends, with the error in their body."""
 HARMLESS = ("lying_totals", "prose_and_fences")
 """Faults of style that must cost nothing."""
 
@@ -85,11 +92,17 @@ def expected_verdict(criteria: Sequence[str], answer: str) -> list[bool]:
 
 @dataclass
 class FakeJudge:
-    """`fault(role, number)` names the fault of the role's number-th request, counted from 0."""
+    """`fault(role, number)` names the fault of the role's number-th request, counted from 0.
+
+    A request without anything to judge is of the role `trial`. `refuses` is a key of the body
+    that is rejected by name.
+    """
 
     fault: Callable[[str, int], Fault] = lambda role, number: ""
     delay_s: Callable[[str], float] = lambda role: 0.0
     json_schema: bool = True
+    refuses: str = ""
+    trial_reply: tuple[str, str] = ("yes", "stop")
     models: tuple[str, ...] = ("fake",)
     key: str | None = None
     keep_bodies: bool = True
@@ -134,20 +147,24 @@ class FakeJudge:
         responses = request.path.endswith("/responses")
         prompt = body["input" if responses else "messages"][0]["content"]
         role = "rubricator" if "ropd.rubric.v1" in prompt else "verifier"
+        if "<<<BEGIN " not in prompt:
+            role = "trial"
         number = self.requests[role]
         self.requests[role] += 1
         if "response_format" in body and not self.json_schema:
             return web.json_response({"error": "response_format is not supported"}, status=400)
+        if self.refuses in body:
+            return web.json_response({"error": f"Unsupported: '{self.refuses}'"}, status=400)
         await asyncio.sleep(self.delay_s(role))
         fault = self.fault(role, number)
         spoiled = await self._spoil_transport(request, fault)
         if spoiled is not None:
             return spoiled
-        if not blocks(prompt):
-            return web.json_response(_completion(body["model"], "yes", "stop"))
+        style = _response if responses else _completion
+        if role == "trial":
+            return web.json_response(style(body["model"], *self.trial_reply))
         payload = self.rubric(prompt) if role == "rubricator" else self.verdicts(prompt)
         text, finish_reason = spoil(payload, fault)
-        style = _response if responses else _completion
         return web.json_response(style(body["model"], text, finish_reason))
 
     async def _spoil_transport(
@@ -159,7 +176,9 @@ class FakeJudge:
             return web.Response(status=429, headers={"Retry-After": "0.05"})
         if fault == "429_long":
             return web.Response(status=429, headers={"Retry-After": "3600"})
-        if fault in ("404", "500", "503"):
+        if fault in REJECTIONS:
+            return web.json_response({"error": REJECTIONS[fault]}, status=400)
+        if fault in ("401", "404", "500", "503"):
             return web.Response(status=int(fault), text="broken")
         if fault == "reset":
             assert request.transport is not None
@@ -228,6 +247,10 @@ def spoil(payload: dict[str, Any], fault: Fault) -> tuple[str, str]:
         for entry in entries:
             entry["final_score"] = 99
     text = json.dumps(payload)
+    if fault == "draft_cut_off":  # as where a chat template has written the opening tag
+        return f"Draft: {_draft(payload)} Hmm wait, let me recheck", "length"
+    if fault == "draft_unclosed":
+        return f"<think> Draft: {_draft(payload)} Hmm wait, let me recheck", "stop"
     if fault == "truncated_json":
         return text[: len(text) // 2], "length"
     if fault == "whitespace":
@@ -242,6 +265,14 @@ def spoil(payload: dict[str, Any], fault: Fault) -> tuple[str, str]:
             "stop",
         )
     return text, "stop"
+
+
+def _draft(payload: dict[str, Any]) -> str:
+    """A valid object that says something else than the answer."""
+    if "rubrics" in payload:
+        return json.dumps({**payload, "rubrics": [{**e, "points": 1} for e in payload["rubrics"]]})
+    turned = [{**e, "judgement": [not met for met in e["judgement"]]} for e in payload["answers"]]
+    return json.dumps({**payload, "answers": turned})
 
 
 def _completion(model: str, text: str, finish_reason: str) -> dict[str, Any]:

@@ -11,11 +11,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 from typer.testing import CliRunner
 
 from algo.cli import app
+from algo.ropd import preflight as judge_preflight
 from algo.ropd.errors import ConfigurationError
 from algo.ropd.teacher_index import Teacher, TeacherAnswer, prompt_fingerprint
 from algo.ropd.teacher_index_writer import TeacherIndexWriter
@@ -25,6 +24,7 @@ from ropd_verl.checks import composition, inputs, judge, machine
 from ropd_verl.checks.finding import Finding, Level, Reach, Subject
 from ropd_verl.checks.memory import Shape, checkpoint_gb, training_memory
 from ropd_verl.config import compose_config
+from tests.contract.fake_judge import FakeJudge
 
 ROWS = [
     {
@@ -317,28 +317,61 @@ def test_a_role_without_a_model_is_found_before_anybody_is_asked(
     assert "ROPD_VERIFIER_MODEL" in error
 
 
+def asking(url: str, **values: object) -> Subject:
+    """A configuration whose both roles are at `url`."""
+    keys = {"base_url": url, "model": "fake", "api_key_env": "null", **values}
+    roles = ("rubricator", "verifier")
+    return subject(*(f"ropd.judge.{r}.{k}={v}" for r in roles for k, v in keys.items()))
+
+
 @pytest.mark.parametrize(("takes_schema", "level"), [(True, Level.OK), (False, Level.NOTE)])
 async def test_structured_output_is_tried_with_each_role(takes_schema: bool, level: Level) -> None:
-    asked: list[str] = []
-
-    async def complete(request: web.Request) -> web.Response:
-        body = await request.json()
-        asked.append(body["response_format"]["type"])
-        if not takes_schema:
-            return web.json_response({"error": {"message": "no response_format here"}}, status=400)
-        choice = {"message": {"content": "{}"}, "finish_reason": "stop"}
-        usage = {"prompt_tokens": 9, "completion_tokens": 3}
-        return web.json_response({"model": "judge", "choices": [choice], "usage": usage})
-
-    site = web.Application()
-    site.router.add_post("/v1/chat/completions", complete)
-    async with TestServer(site) as server:
-        keys = {"base_url": str(server.make_url("/v1")), "model": "judge", "api_key_env": "null"}
-        roles = ("rubricator", "verifier")
-        made = subject(*(f"ropd.judge.{r}.{k}={v}" for r in roles for k, v in keys.items()))
-        found = await judge._ask_each_role(made.settings, {})
+    fake = FakeJudge(json_schema=takes_schema)
+    async with fake.serve() as url:
+        found = await judge._ask_each_role(asking(url).settings, {})
     assert levels(found) == [level, level]
-    assert asked == ["json_schema", "json_schema"]
+    asked = ["response_format" in body for body in fake.bodies]
+    assert (asked.count(True), asked.count(False)) == (2, 0 if takes_schema else 2)
+    assert {body["max_tokens"] for body in fake.bodies} == {4096, 8192}  # as in the run
+
+
+@pytest.mark.parametrize(
+    ("refused", "said"),
+    [
+        ("temperature", r"\.temperature=null leaves temperature out"),
+        ("max_tokens", r"\.max_tokens_key is the name"),
+    ],
+)
+async def test_the_schema_is_not_blamed_for_what_else_is_refused(refused: str, said: str) -> None:
+    async with FakeJudge(refuses=refused).serve() as url:
+        with pytest.raises(ConfigurationError, match=said) as caught:
+            await judge._ask_each_role(asking(url).settings, {})
+    assert "schema" not in str(caught.value)
+
+
+async def test_a_schema_that_is_refused_for_no_reason_given_is_a_warning() -> None:
+    def fault(role: str, number: int) -> str:
+        return "400" if "response_format" in fake.bodies[-1] else ""
+
+    fake = FakeJudge(fault=fault)
+    async with fake.serve() as url:
+        found = await judge._ask_each_role(asking(url).settings, {})
+    assert levels(found) == [Level.WARNING] * 2
+    assert found[1].fix == "set ropd.judge.verifier.structured=text"
+
+
+async def test_a_judge_that_insists_on_a_schema_must_have_it() -> None:
+    async with FakeJudge(json_schema=False).serve() as url:
+        with pytest.raises(ConfigurationError, match=r"structured=json_schema insists"):
+            await judge._ask_each_role(asking(url, structured="json_schema").settings, {})
+
+
+async def test_silence_is_not_taken_for_a_refused_schema(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge_preflight, "TRIAL_PATIENCE_S", 0.3)
+    async with FakeJudge(fault=lambda role, number: "hang").serve() as url:
+        found = await judge._ask_each_role(asking(url).settings, {})
+    assert levels(found) == [Level.WARNING] * 2
+    assert "timeout_s" in found[0].fix
 
 
 def test_a_start_runs_the_doctors_checks(

@@ -39,6 +39,8 @@ KINDS = {
     "whitespace": {FailureKind.TRUNCATED},
     "empty": {FailureKind.UNPARSEABLE},
     "refusal": {FailureKind.REFUSAL},
+    "draft_cut_off": {FailureKind.TRUNCATED},
+    "draft_unclosed": {FailureKind.UNPARSEABLE},
 }
 GROUPS = 32
 LIMITS = {"outage_s": 1.5, "stage_deadline_s": 4.0, "breaker_failures": 5}

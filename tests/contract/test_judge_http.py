@@ -135,6 +135,26 @@ async def test_an_endpoint_without_json_schema_is_asked_for_text(tmp_path: Path)
     assert judge.requests == {"rubricator": 3, "verifier": 3}
 
 
+@pytest.mark.parametrize(
+    ("rejection", "kind"),
+    [("400", FailureKind.TRANSPORT), ("400_filter", FailureKind.REFUSAL)],
+)
+async def test_a_request_that_is_rejected_fails_its_group_and_keeps_the_schema(
+    rejection: str, kind: FailureKind, tmp_path: Path
+) -> None:
+    judge = FakeJudge(fault=lambda role, number: rejection if judge.requests.total() == 2 else "")
+    async with judge.serve() as url, pipeline_for(url, tmp_path) as pipeline:
+        with pytest.raises(JudgeFailure) as failed:
+            await pipeline.score_group(group(1))
+        scored = await pipeline.score_group(group(2))
+        metrics = pipeline.metrics()
+    assert failed.value.kind is kind
+    assert metrics[f"ropd/failed/{kind}"] == 1.0
+    assert scored.scores == right_scores(group(2))
+    assert len(judge.bodies) == 4
+    assert all("response_format" in body for body in judge.bodies)
+
+
 async def test_the_responses_style_is_judged_alike(tmp_path: Path) -> None:
     judge = FakeJudge(fault=lambda role, number: "truncated_json" if number == 0 else "")
     role = {"api": "responses"}

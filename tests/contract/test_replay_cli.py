@@ -72,7 +72,7 @@ async def test_another_judge_that_denies_everything_is_told_apart(tmp_path: Path
         result = await run(str(tmp_path), "--rejudge", "--model", "fake", "--base-url", url)
     assert result.exit_code == 0, result.output
     assert "mean score after                         0.000" in result.output
-    shown = [label for label, _ in blocks(judge.bodies[0]["messages"][0]["content"])]
+    shown = [label for label, _ in blocks(judge.bodies[-1]["messages"][0]["content"])]
     assert sum(label.startswith("ANSWER") for label in shown) == 4
 
 

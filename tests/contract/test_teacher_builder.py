@@ -192,6 +192,15 @@ def test_missing_key_names_the_variable_and_the_flags(data: Path, tmp_path: Path
     assert "--api-key-env" in result.stderr
 
 
+@pytest.mark.parametrize("host", ["eu.api.openai.com/v1", "x.openai.azure.com/openai/v1"])
+def test_openai_and_azure_want_a_key_unasked(host: str, data: Path, tmp_path: Path) -> None:
+    with serving(TeacherEndpoint()) as endpoint:
+        result = build(endpoint, data, tmp_path / "i", "--base-url", f"https://{host}")
+    assert result.returncode == 1
+    assert result.stderr.startswith("ropd: OPENAI_API_KEY is not set")
+    assert f"https://{host}" in result.stderr
+
+
 def test_second_builder_refuses(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "index"
     with serving(TeacherEndpoint(latency_s=20.0)) as endpoint:

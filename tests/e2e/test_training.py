@@ -18,8 +18,8 @@ from tests.e2e.conftest import Start, Started
 
 # A fifth of all calls fails and is retried; one group meets a refusal, which is not.
 IMPAIRED = (
-    "example.judge.faults=[{kind:http_500,fraction:0.2},"
-    "{kind:refusal,role:rubricator,schedule:[5]}]",
+    "example.judge.faults=[{kind:refusal,role:rubricator,schedule:[5]},"
+    "{kind:http_500,fraction:0.2}]",
     "+ropd.judge.limits.retries.refusal=0",
     "+ropd.judge.limits.backoff_s=0.05",
 )

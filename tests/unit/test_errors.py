@@ -29,6 +29,7 @@ from algo.ropd.errors import (
         JudgeFailure(FailureKind.REFUSAL, "verifier", "declined", "verifier m at u"),
         JudgeFailure(kind="timeout", stage="rubricator", message="slow"),
         RequestRejected(FailureKind.CONTEXT_OVERFLOW, "verifier", "too long", "e"),
+        RequestRejected(FailureKind.TRANSPORT, "verifier", "no json_schema", "e", True),
         JudgeOutage("verifier m at u", FailureKind.TRANSPORT, 301.5, "refused"),
     ],
 )

@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algo.ropd.extraction import NoJson, extract_object, looks_like_refusal
+from algo.ropd.extraction import CutShort, NoJson, extract_object, looks_like_refusal
 from algo.ropd.rubric import InvalidReply
 
 SCHEMA = "ropd.rubric.v1"
 OBJECT: dict[str, Any] = {"schema_version": SCHEMA, "rubrics": [{"a": "} {"}, {"b": {"c": []}}]}
 TEXT = json.dumps(OBJECT)
+DRAFT = json.dumps({**OBJECT, "rubrics": ["a draft"]})
+PROSE = st.text(alphabet=st.characters(exclude_characters="{}<`", codec="utf-8"), max_size=50)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +78,53 @@ def test_an_object_that_cannot_be_meant_is_not_taken(reply: str) -> None:
 def test_a_key_that_occurs_twice_makes_an_object_unusable() -> None:
     with pytest.raises(NoJson):
         extract_object(f'{{"schema_version": "{SCHEMA}", "rubrics": [], "rubrics": [1]}}', SCHEMA)
+
+
+@given(st.text(alphabet=st.characters(exclude_characters="<", codec="utf-8")), PROSE, st.booleans())
+def test_a_draft_in_thinking_that_never_ends_is_no_answer(
+    before: str, after: str, cut_off: bool
+) -> None:
+    with pytest.raises(CutShort if cut_off else NoJson):
+        extract_object(f"<think>{before}{DRAFT}{after}", SCHEMA, cut_off=cut_off)
+    with pytest.raises(CutShort if cut_off else NoJson):
+        extract_object(f"{DRAFT}<think>{after}", SCHEMA, cut_off=cut_off)
+
+
+@given(PROSE, PROSE, st.sampled_from(["<think>", ""]), st.data())
+def test_wherever_a_reply_is_cut_off_no_draft_is_taken(
+    before: str, after: str, opening: str, data: st.DataObject
+) -> None:
+    """Without the opening tag where a chat template writes it."""
+    thinking = f"{opening}{before}{DRAFT}{after}. Wait"
+    whole = f"{thinking}</think>\nSo:\n```json\n{TEXT}\n```"
+    answered = whole.index(TEXT) + len(TEXT)
+    end = data.draw(st.integers(0, len(whole)))
+    draft_ends = len(opening + before + DRAFT)
+    if not opening and not whole[draft_ends:end].strip():
+        end = len(thinking)  # cut off right behind its draft, thinking looks like an answer
+    if answered <= end:
+        assert extract_object(whole[:end], SCHEMA, cut_off=True) == OBJECT
+    else:
+        with pytest.raises(CutShort):
+            extract_object(whole[:end], SCHEMA, cut_off=True)
+
+
+@pytest.mark.parametrize("tail", [" Hmm", "\n```\nThat is", " {", TEXT[:9], "</s>"])
+def test_a_cut_off_reply_ends_with_its_object_or_has_none(tail: str) -> None:
+    assert extract_object(TEXT + tail, SCHEMA) == OBJECT
+    with pytest.raises(CutShort):
+        extract_object(TEXT + tail, SCHEMA, cut_off=True)
+
+
+@pytest.mark.parametrize("tail", ["", "\n`", "\n```", " \n\t" * 1000, "\n```\n\n"])
+def test_a_flood_of_white_space_after_the_object_is_no_loss(tail: str) -> None:
+    assert extract_object(f"```json\n{TEXT}{tail}", SCHEMA, cut_off=True) == OBJECT
+
+
+def test_a_tag_in_a_string_opens_no_thinking() -> None:
+    wanted = {**OBJECT, "rubrics": ["It has no <think> tag."]}
+    for cut_off in (True, False):
+        assert extract_object(json.dumps(wanted), SCHEMA, cut_off=cut_off) == wanted
 
 
 @pytest.mark.parametrize("text", ["I'm sorry, but no.", "I cannot help.", "As an AI, I", "Sorry!"])

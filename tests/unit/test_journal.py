@@ -102,6 +102,48 @@ async def test_a_failed_write_fails_every_record_of_its_batch(
     await journal.aclose()
 
 
+@pytest.mark.parametrize("broken", [MemoryError("no room"), RuntimeError("cannot schedule")])
+async def test_a_writer_that_dies_leaves_nobody_waiting(
+    broken: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path, 1 << 20)
+    late: list[asyncio.Task[None]] = []
+
+    async def dies(*_: object) -> None:
+        if not late:
+            late.append(asyncio.create_task(journal.append({"n": 3})))
+            await asyncio.sleep(0)  # it comes while the others are being written
+        raise broken
+
+    monkeypatch.setattr("algo.ropd.journal.asyncio.to_thread", dies)
+    first = [journal.append({"n": n}) for n in range(3)]
+    async with asyncio.timeout(10):
+        outcomes = await asyncio.gather(*first, return_exceptions=True)
+        outcomes += await asyncio.gather(*late, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [JournalError] * 4
+    assert repr(broken) in str(outcomes[0])
+    monkeypatch.undo()
+    await journal.append({"n": 4})
+    assert numbers(tmp_path) == [4]
+    await journal.aclose()
+
+
+async def test_a_writer_that_died_gives_the_folder_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path, 1 << 20)
+
+    def dies(_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(journal, "write", dies)
+    with pytest.raises(JournalError, match="MemoryError"):
+        await journal.append({"n": 1})
+    with pytest.raises(MemoryError):
+        await journal.aclose()
+    await Journal(tmp_path, 1 << 20).aclose()
+
+
 async def test_a_record_that_comes_after_the_end_is_an_error_not_a_wait(tmp_path: Path) -> None:
     journal = Journal(tmp_path, 1 << 20)
     await journal.aclose()

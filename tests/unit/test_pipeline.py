@@ -123,6 +123,27 @@ class TestQualityGate:
         assert (trials, most) == (3, 1)
         assert not gate.is_closed
 
+    async def test_a_group_given_up_before_its_trial_makes_room_for_the_next(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gate = quality_gate(action="pause")
+        for _ in range(4):
+            gate.group_failed(failure())
+
+        async def group() -> None:
+            async with gate.passage():
+                gate.judged()
+
+        first = asyncio.create_task(group())
+        await asyncio.sleep(0)  # it sleeps until its trial
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        monkeypatch.setattr(gate_module, "TRIAL_EVERY_S", 0.0)
+        async with asyncio.timeout(10):
+            await group()
+        assert not gate.is_closed
+
     async def test_a_pause_ends_in_an_outage(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(gate_module, "TRIAL_EVERY_S", 0.02)
         gate = quality_gate(outage_s=0.2, action="pause")

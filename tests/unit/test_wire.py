@@ -40,10 +40,29 @@ def test_sampling_and_extra_body_override() -> None:
     assert body["seed"] == 1
 
 
-def test_openai_itself_gets_the_newer_name_of_the_limit() -> None:
-    _, body = body_of(endpoint("https://api.openai.com/v1", max_tokens=7))
-    assert body["max_completion_tokens"] == 7
-    assert "max_tokens" not in body
+OPENAI = [
+    "https://api.openai.com/v1",
+    "https://eu.api.openai.com/v1",
+    "https://API.OpenAI.com:443/v1",
+    "https://x.openai.azure.com/openai/v1",
+]
+OTHERS = [
+    "http://127.0.0.1:8000/v1",
+    "https://openai.com.example.org/v1",
+    "https://proxy.example.org/api.openai.com/v1",
+    "https://notopenai.com/v1",
+]
+
+
+@pytest.mark.parametrize("base_url", OPENAI + OTHERS)
+def test_openai_and_azure_get_the_newer_name_of_the_limit(base_url: str) -> None:
+    newer, older = "max_completion_tokens", "max_tokens"
+    _, body = body_of(endpoint(base_url, max_tokens=7))
+    sent = {key: body[key] for key in (newer, older) if key in body}
+    assert sent == {newer if base_url in OPENAI else older: 7}
+    for chosen in (newer, older):
+        _, body = body_of(endpoint(base_url, max_tokens=7, max_tokens_key=chosen))
+        assert {key: body[key] for key in (newer, older) if key in body} == {chosen: 7}
 
 
 def test_the_responses_style_says_the_same_in_its_own_words() -> None:
@@ -72,6 +91,12 @@ def test_a_chat_reply_is_read_with_its_usage() -> None:
     assert (reply.text, reply.finish_reason, reply.model) == ("text", "length", "m1")
     assert (reply.prompt_tokens, reply.completion_tokens, reply.cached_tokens) == (10, 3, 4)
     assert (reply.latency_s, reply.attempts) == (1.5, 2)
+
+
+@pytest.mark.parametrize("word", ["length", "max_tokens", "model_length"])
+def test_a_reply_that_was_cut_off_is_known_by_any_word_for_it(word: str) -> None:
+    choice = {"message": {"content": "text"}, "finish_reason": word}
+    assert reply_to(endpoint(), {"choices": [choice]}).finish_reason == "length"
 
 
 def test_a_lone_surrogate_in_a_paid_reply_is_kept() -> None:
@@ -139,6 +164,11 @@ def test_a_200_without_a_reply_is_a_transport_fault(body: bytes) -> None:
         (400, b"bad temperature", FailureKind.TRANSPORT, False, False),
         (400, b"maximum context length is 10", FailureKind.CONTEXT_OVERFLOW, False, False),
         (413, b"", FailureKind.CONTEXT_OVERFLOW, False, False),
+        (400, b'{"error": {"code": "content_filter"}}', FailureKind.REFUSAL, False, False),
+        (400, b'{"error": {"code": "invalid_prompt"}}', FailureKind.REFUSAL, False, False),
+        (400, b'"code": "content_policy_violation"', FailureKind.REFUSAL, False, False),
+        (400, b"Azure's content management policy.", FailureKind.REFUSAL, False, False),
+        (400, b'"code": "ResponsibleAIPolicyViolation"', FailureKind.REFUSAL, False, False),
     ],
 )
 def test_statuses_stand_for_faults(
@@ -147,6 +177,25 @@ def test_statuses_stand_for_faults(
     fault = status_fault(status, {}, body)
     assert (fault.kind, fault.retryable, fault.endpoint_down) == (kind, retryable, down)
     assert f"HTTP {status}" in fault.message
+
+
+@pytest.mark.parametrize(
+    ("body", "about_schema"),
+    [
+        (b"Invalid parameter: 'response_format' of type 'json_schema' is not supported", True),
+        (b"The provided JSON schema contains features not supported by xgrammar", True),
+        (b"extra fields not permitted: guided_json", True),
+        (b"Structured outputs are not enabled", True),
+        (b"Unsupported parameter: 'text.format'", True),
+        (b"failed to parse grammar", True),
+        (b"", False),
+        (b"Unsupported value: 'temperature' does not support 0", False),
+        (b"content_filter: response_format", False),
+        (b"maximum context length exceeded by the schema", False),
+    ],
+)
+def test_only_an_endpoint_that_names_the_schema_refuses_it(body: bytes, about_schema: bool) -> None:
+    assert status_fault(400, {}, body).about_schema is about_schema
 
 
 def test_retry_after_is_understood_in_every_form() -> None:

@@ -6,14 +6,21 @@ import asyncio
 from collections.abc import Iterable, Mapping
 
 from algo.openai_env import ResolvedRole, resolve_role
-from algo.ropd.errors import JudgeFailure, JudgeOutage
-from algo.ropd.preflight import check_judge
+from algo.ropd.client import all_of
+from algo.ropd.errors import ConfigurationError
+from algo.ropd.preflight import check_judge, trial, unusable
 from algo.ropd.rubric import rubric_json_schema
 from algo.ropd.scheduler import RequestScheduler
 from algo.ropd.settings import RopdSettings
-from ropd_verl.checks.finding import Finding, Subject, note, ok
+from algo.ropd.wire import Fault
+from ropd_verl.checks.finding import Finding, Subject, note, ok, warning
 
-PATIENCE_S = 60.0
+QUESTION = (
+    {
+        "role": "user",
+        "content": "Write one criterion that tells whether an answer to `1+1=?` is right.",
+    },
+)
 
 
 def roles(subject: Subject) -> Iterable[Finding]:
@@ -30,7 +37,7 @@ def endpoints(subject: Subject) -> Iterable[Finding]:
 
 
 def structured_output(subject: Subject) -> Iterable[Finding]:
-    """Asks each role for one short reply under a JSON schema."""
+    """Asks each role for one short reply under a JSON schema, and without it if that fails."""
     yield from asyncio.run(_ask_each_role(subject.settings, subject.environ))
 
 
@@ -41,28 +48,46 @@ async def _ask_each_role(settings: RopdSettings, environ: Mapping[str, str]) -> 
         resolve_role("verifier", judge.verifier, environ),
     )
     async with RequestScheduler(judge.limits) as scheduler:
-        return [await _ask(role, scheduler) for role in roles]
+        return await all_of(_ask(role, scheduler) for role in roles)
 
 
 async def _ask(role: ResolvedRole, scheduler: RequestScheduler) -> Finding:
-    endpoint = role.endpoint
-    if endpoint.settings.structured == "text":
-        return note(f"{endpoint.role}: {role.prefix}.structured=text asks for none")
+    name = role.endpoint.role
+    if role.endpoint.settings.structured == "text":
+        return note(f"{name}: {role.prefix}.structured=text asks for none")
     rubric = {"name": "ropd_doctor", "strict": True, "schema": rubric_json_schema((1, 1))}
     schema = {"type": "json_schema", "json_schema": rubric}
-    question = "Write one criterion that tells whether an answer to `1+1=?` is right."
     try:
-        reply = await scheduler.complete(
-            endpoint,
-            [{"role": "user", "content": question}],
-            response_format=schema,
-            sampling={"max_tokens": endpoint.settings.max_tokens},
-            deadline=PATIENCE_S,
+        reply = await trial(role, scheduler, QUESTION, response_format=schema)
+    except Fault as fault:
+        return await _blamed(role, scheduler, fault)
+    return ok(f"{name}: takes a JSON schema ({reply.completion_tokens} tokens)")
+
+
+async def _blamed(role: ResolvedRole, scheduler: RequestScheduler, fault: Fault) -> Finding:
+    """What a request under a schema failed for: the schema, if the same goes through without."""
+    name, setting = role.endpoint.role, f"{role.prefix}.structured"
+    try:
+        await trial(role, scheduler, QUESTION)
+    except Fault as other:
+        if other.retryable and not other.refuses_key:
+            return warning(
+                f"{name}: no reply, under a JSON schema or without ({other.message})",
+                f"see {role.prefix}.timeout_s and {role.prefix}.max_tokens, or try again",
+            )
+        raise unusable(role, other) from None
+    if fault.retryable:
+        return warning(
+            f"{name}: a reply came without a JSON schema and none under one ({fault.message})",
+            f"try again; where it stays so, set {setting}=text",
         )
-    except (JudgeFailure, JudgeOutage) as failure:
-        return note(
-            f"{endpoint.role}: a JSON schema is not taken ({failure.message}); replies are asked "
-            "for as text and read with tolerance",
-            f"set {role.prefix}.structured=text to save the attempt",
-        )
-    return ok(f"{endpoint.role}: takes a JSON schema ({reply.completion_tokens} tokens)")
+    refused = f"{name}: a JSON schema is not taken ({fault.message})"
+    if role.endpoint.settings.structured == "json_schema":
+        raise ConfigurationError(f"{refused}, and {setting}=json_schema insists: set it to auto")
+    if not fault.about_schema:
+        # The run gives the schema up only where it is named: a 400 may be about anything.
+        return warning(f"{refused}, and not named as the reason", f"set {setting}=text")
+    return note(
+        f"{refused}; replies are asked for as text and read with tolerance",
+        f"set {setting}=text to save the attempt",
+    )
