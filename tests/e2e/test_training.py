@@ -20,8 +20,8 @@ from tests.e2e.conftest import Start, Started
 IMPAIRED = (
     "example.judge.faults=[{kind:refusal,role:rubricator,schedule:[5]},"
     "{kind:http_500,fraction:0.2}]",
-    "+ropd.judge.limits.retries.refusal=0",
-    "+ropd.judge.limits.backoff_s=0.05",
+    "ropd.judge.limits.retries.refusal=0",
+    "ropd.judge.limits.backoff_s=0.05",
 )
 
 

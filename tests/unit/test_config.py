@@ -54,3 +54,22 @@ def test_dry_run_starts_nothing(monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "python -m ropd_verl.train --config-name ropd" in out
     assert "trainer.n_gpus_per_node: 4" in out
+
+
+def test_settings_of_ropd_that_no_file_sets_need_no_plus():
+    overrides = ["ropd.verification.overflow=fail", "++ropd.gate.action=pause"]
+    config = compose_config("ropd", overrides)
+    assert config.ropd.verification.overflow == "fail"
+    assert config.ropd.gate.action == "pause"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("ropd.verification.overflo=cut", r"ropd\.verification\.overflo: no such setting"),
+        ("ropd.verification.overflow=cutt", r"ropd\.verification\.overflow='cutt': .*'cut'"),
+    ],
+)
+def test_a_wrong_setting_of_ropd_is_named_before_anything_is_made(override, message):
+    with pytest.raises(ConfigurationError, match=message):
+        compose_config("ropd", [override])

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from algo.ropd.errors import ConfigurationError
+from algo.ropd.settings import RopdSettings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG_DIR = REPOSITORY / "configs"
@@ -58,6 +59,8 @@ KEY_LINES = (
 def compose_config(config_name: str, overrides: Sequence[str]) -> DictConfig:
     """Compose ``configs/<config_name>.yaml`` with Hydra overrides.
 
+    Keys below ``ropd`` need no ``+`` where no file sets them: `RopdSettings` knows them all.
+
     Raises:
         ConfigurationError: unknown configuration, unknown key, bad syntax, bad value.
     """
@@ -70,12 +73,20 @@ def compose_config(config_name: str, overrides: Sequence[str]) -> DictConfig:
             config = compose(
                 name,
                 # Quoted: the path may hold spaces.
-                overrides=[f"hydra.searchpath=['file://{_verl_configs()}']", *overrides],
+                overrides=[
+                    f"hydra.searchpath=['file://{_verl_configs()}']",
+                    *map(_settable, overrides),
+                ],
             )
-        OmegaConf.to_container(config, resolve=True)
+        resolved: Any = OmegaConf.to_container(config, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigurationError(f"configuration: {_first_lines(error)}") from None
+    RopdSettings.from_node(resolved["ropd"])
     return config
+
+
+def _settable(override: str) -> str:
+    return f"++{override}" if override.startswith("ropd.") else override
 
 
 def _verl_configs() -> Path:
