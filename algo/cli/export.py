@@ -20,13 +20,26 @@ def export(
         int | None, typer.Option(min=1, help="Of the checkpoint; the newest by default.")
     ] = None,
 ) -> None:
-    """Merge a checkpoint's shards by verl's merger; write a card from what the run recorded."""
+    """Merge a checkpoint's shards and adapter; write a card from what the run recorded."""
+    import shutil
+
+    from algo.ropd.errors import ConfigurationError
     from algo.ropd.model_card import model_card
 
     chosen = _step(run) if step is None else step
-    shards = run / "checkpoints" / f"global_step_{chosen}" / "actor"
-    _merge(shards, out)
-    (out / "README.md").write_text(model_card(_facts(run, chosen)), encoding="utf-8")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigurationError(f"--out {out} is not empty: name a new directory")
+    config = _config(run)
+    # What stands under --out is whole: without its adapter a model would look like a trained one.
+    part = out.absolute().with_name(f".{out.absolute().name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        _merge(run / "checkpoints" / f"global_step_{chosen}" / "actor", part, config)
+        card = model_card(_facts(run, chosen, config))
+        (part / "README.md").write_text(card, encoding="utf-8")
+        part.replace(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     typer.echo(f"step {chosen} of {run} is in {out}")
 
 
@@ -39,16 +52,34 @@ def _step(run: Path) -> int:
     return int(marker.read_text())
 
 
-def _merge(shards: Path, out: Path) -> None:
+def _config(run: Path) -> Any:
+    from omegaconf import OmegaConf
+
+    from algo.ropd.errors import ConfigurationError
+
+    file = run / "config.yaml"
+    if not file.is_file():
+        raise ConfigurationError(f"{run} holds no config.yaml: name a run's directory")
+    return OmegaConf.to_container(OmegaConf.load(file), resolve=True)
+
+
+def _merge(shards: Path, out: Path, config: Mapping[str, Any]) -> None:
     import subprocess
     import sys
 
     from algo.ropd.errors import ConfigurationError
+    from ropd_verl.adapter import FOLDER, merge_adapter, require_peft
 
     if not (shards / "fsdp_config.json").is_file():
         raise ConfigurationError(f"{shards} is no checkpoint of an FSDP run: choose another --step")
-    if out.exists() and any(out.iterdir()):
-        raise ConfigurationError(f"--out {out} is not empty: name a new directory")
+    actor, model = (config["actor_rollout_ref"].get(key, {}) for key in ("actor", "model"))
+    if adapted := model.get("lora_rank", 0) > 0:
+        require_peft()
+        if actor.get("checkpoint", {}).get("save_lora_only"):
+            raise ConfigurationError(
+                f"{shards} holds the adapter alone (actor_rollout_ref.actor.checkpoint."
+                f"save_lora_only): merge it into {model['path']} by peft yourself"
+            )
     merger = [sys.executable, "-P", "-m", "verl.model_merger", "merge", "--backend", "fsdp"]
     done = subprocess.run(
         [*merger, "--local_dir", str(shards), "--target_dir", str(out)],
@@ -60,22 +91,25 @@ def _merge(shards: Path, out: Path) -> None:
     if done.returncode or not list(out.glob("*.safetensors")):
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise ConfigurationError(f"verl's merger cannot read {shards}: {last}")
+    if adapted != (out / FOLDER).is_dir():
+        raise ConfigurationError(
+            f"{shards} holds {'no' if adapted else 'an'} adapter and the run's configuration says "
+            f"actor_rollout_ref.model.lora_rank={model.get('lora_rank', 0)}: it is of another run"
+        )
+    if adapted:
+        merge_adapter(out, model)
 
 
-def _facts(run: Path, step: int) -> Any:
+def _facts(run: Path, step: int, config: Mapping[str, Any]) -> Any:
     from importlib.metadata import version
-
-    from omegaconf import OmegaConf
 
     from algo.ropd.model_card import CardFacts
 
-    config = OmegaConf.load(run / "config.yaml")
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    teachers, provenance = _index(plain["ropd"]["teacher_index"])
+    teachers, provenance = _index(config["ropd"]["teacher_index"])
     return CardFacts(
         run="/".join(run.resolve().parts[-2:]),
         step=step,
-        config=plain,
+        config=config,
         roles=_roles(run / "journal"),
         teachers=teachers,
         provenance=provenance,

@@ -191,21 +191,23 @@ def _step_lines(
 def _disk_lines(load: Workload, config: DictConfig, billions: float | None) -> list[str]:
     from algo.ropd.plan import plan_disk
     from ropd_verl.checks.inputs import local_shape
-    from ropd_verl.checks.memory import CHECKPOINT_BYTES_A_PARAMETER
+    from ropd_verl.checks.memory import Shape, checkpoint_gb
 
-    if billions is None:
-        shape = local_shape(config.actor_rollout_ref.model.path)
-        if shape is None:
-            return ["disk        give --parameters (billions), for the student is not here"]
-        billions = shape.parameters / 1e9
+    model = config.actor_rollout_ref.model
+    if billions is not None:
+        shape = Shape(round(billions * 1e9), layers=0, hidden=0, vocabulary=0)
+    elif (shape := local_shape(model.path)) is None:
+        return ["disk        give --parameters (billions), for the student is not here"]
+    shape = shape.with_lora(model.lora_rank)
     disk = plan_disk(
         load,
-        checkpoint_gb=billions * CHECKPOINT_BYTES_A_PARAMETER,
+        checkpoint_gb=checkpoint_gb(shape),
         save_every=config.trainer.save_freq,
         keep=config.trainer.get("max_actor_ckpt_to_keep"),
         characters_per_token=_CHARACTERS_PER_TOKEN,
     )
+    unknown = " and the adapter's" if shape.adapter == 0 else ""
     return [
-        f"disk        checkpoints {disk.checkpoints:,.1f} GB, journal {disk.journal:,.2f} GB, "
-        f"teacher index {disk.teacher_index:,.2f} GB"
+        f"disk        checkpoints {disk.checkpoints:,.1f} GB{unknown}, journal "
+        f"{disk.journal:,.2f} GB, teacher index {disk.teacher_index:,.2f} GB"
     ]

@@ -62,7 +62,7 @@ def model_card(facts: CardFacts) -> str:
         "rubric-based on-policy distillation ([arXiv 2605.07396]"
         "(https://arxiv.org/abs/2605.07396)): a Rubricator contrasts the student's rollouts with "
         "stored teacher answers, a Verifier judges every answer against the rubric, and the "
-        "weighted pass rate is the reward of GRPO. Weights are in bfloat16.",
+        f"weighted pass rate is the reward of GRPO. {_weights(facts.config)}",
         _table(
             "Training", [(name, _select(facts.config, key)) for name, key in TRAINING], "setting"
         ),
@@ -76,6 +76,12 @@ def model_card(facts: CardFacts) -> str:
         _table("Versions", list(facts.versions.items()), "package"),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _weights(config: Mapping[str, Any]) -> str:
+    rank, alpha = (_select(config, f"actor_rollout_ref.model.lora_{k}") for k in ("rank", "alpha"))
+    merged = f" The LoRA adapter (rank {rank}, alpha {alpha}) is merged into them." if rank else ""
+    return f"Weights are in bfloat16.{merged}"
 
 
 def public_name(path: str) -> str:

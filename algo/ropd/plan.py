@@ -189,10 +189,11 @@ def plan_disk(
 ) -> DiskPlan:
     """Checkpoints kept, the journal's texts and replies, the index of a prompt set of run length.
 
+    ``keep``: verl keeps all for None and 0.
     The journal holds each rollout once and each reply; teacher answers stay in the index.
     """
     saved = 0 if save_every <= 0 else math.ceil(load.steps / save_every)
-    held = saved if keep is None else min(saved, keep)
+    held = saved if keep is None or keep <= 0 else min(saved, keep)
     calls = calls_of_group(load)
     groups = load.steps * load.prompts
     group_tokens = load.question + load.rollouts * load.answer + calls.tokens_out

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
+import inspect
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from transformers.integrations import flash_attention
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from typer.testing import CliRunner
+from verl.models.transformers import monkey_patch
+from verl.utils.config import omega_conf_to_dataclass
 
 from algo.cli import app
 from algo.ropd import preflight as judge_preflight
@@ -20,10 +23,10 @@ from algo.ropd.teacher_index import Teacher, TeacherAnswer, prompt_fingerprint
 from algo.ropd.teacher_index_writer import TeacherIndexWriter
 from examples.arithmetic.student import build_tokenizer
 from ropd_verl import doctor, preflight
-from ropd_verl.checks import composition, inputs, judge, machine
-from ropd_verl.checks.finding import Finding, Level, Reach, Subject
-from ropd_verl.checks.memory import Shape, checkpoint_gb, training_memory
+from ropd_verl.checks import composition, inputs, judge
+from ropd_verl.checks.finding import Level, Reach, Subject
 from ropd_verl.config import compose_config
+from tests.contract.checking import levels, subject
 from tests.contract.fake_judge import FakeJudge
 
 ROWS = [
@@ -36,12 +39,7 @@ ROWS = [
 ]
 
 
-def subject(*overrides: str, name: str = "ropd", environ: dict[str, str] | None = None) -> Subject:
-    return Subject(compose_config(name, list(overrides)), environ or {})
-
-
-def levels(findings: Iterator[Finding] | list[Finding]) -> list[Level]:
-    return [finding.level for finding in findings]
+ULYSSES = "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size"
 
 
 @pytest.mark.parametrize(
@@ -80,6 +78,31 @@ def levels(findings: Iterator[Finding] | list[Finding]) -> list[Level]:
             composition.check_batches,
             ["actor_rollout_ref.actor.ppo_max_token_len_per_gpu=10239"],
             r"10239 is below .* 10240",
+        ),
+        (
+            composition.check_batches,
+            [f"{ULYSSES}=2", "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=5119"],
+            r"per_gpu=5119, 10238 over 2 GPUs, is below .* 10240",
+        ),
+        (
+            composition.check_sequences,
+            [f"{ULYSSES}=2"],
+            r"actor: .*parallel_size=2 .* attention is sdpa; set attention=flash or size 1",
+        ),
+        (
+            composition.check_sequences,
+            ["actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"],
+            r"set attention=flash or size 1",
+        ),
+        (
+            composition.check_sequences,
+            ["actor_rollout_ref.ref.fsdp_config.ulysses_sequence_parallel_size=2"],
+            r"ref: .*parallel_size=2 .* set attention=flash or size 1",
+        ),
+        (
+            composition.check_sequences,
+            [f"{ULYSSES}=3", "attention=flash"],
+            r"parallel_size=3 does not divide 8 train GPUs",
         ),
         (
             composition.check_rollout,
@@ -121,6 +144,42 @@ def test_the_default_has_no_fault() -> None:
             assert set(levels(list(check.run(subject())))) <= {Level.OK, Level.NOTE}
 
 
+@pytest.mark.parametrize("key", [ULYSSES, "actor_rollout_ref.actor.ulysses_sequence_parallel_size"])
+def test_gpus_that_share_a_sequence_share_its_tokens(key: str) -> None:
+    tokens = "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=5120"
+    shared = subject(f"{key}=2", tokens, "attention=flash")
+    [whole] = composition.check_sequences(shared)
+    assert whole.what == "each over 2 GPUs"
+    [fits] = composition.check_batches(shared)
+    assert "4 rank(s)" in fits.what
+
+
+@pytest.mark.parametrize(
+    ("deprecated", "live", "size"), [(1, 2, 2), (4, 1, 4), (4, 2, 4), (1, 1, 1)]
+)
+def test_the_size_is_the_one_that_verl_takes(deprecated: int, live: int, size: int) -> None:
+    old = "actor_rollout_ref.actor.ulysses_sequence_parallel_size"
+    made = subject(f"{old}={deprecated}", f"{ULYSSES}={live}")
+    assert made.sequence_ranks() == size
+    actor = omega_conf_to_dataclass(made.config.actor_rollout_ref.actor)
+    assert actor.fsdp_config.ulysses_sequence_parallel_size == size
+
+
+def test_only_flash_attention_sees_whole_shared_sequences() -> None:
+    """verl puts its gathering in the place of a function that these attentions call."""
+    assert (
+        "flash_attention._flash_attention_forward = _ulysses_flash_attention_forward"
+        in inspect.getsource(monkey_patch.apply_monkey_patch)
+    )
+    through = {
+        name
+        for name, attend in ALL_ATTENTION_FUNCTIONS.items()
+        if attend is flash_attention.flash_attention_forward
+    }
+    assert set(composition.FLASH) <= through
+    assert "sdpa" not in through
+
+
 def test_training_on_old_rollouts_without_correction_is_a_warning() -> None:
     found = list(composition.check_mode(subject("trainer.v1.trainer_mode=colocate_async")))
     assert found[0].level is Level.WARNING
@@ -153,116 +212,6 @@ def test_the_judges_context_is_compared_with_the_longest_prompt() -> None:
         )
     )
     assert "verifier: 22,528 of" in one[1].what
-
-
-# --- the machine ------------------------------------------------------------------------------
-
-
-def test_a_missing_package_is_named_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "find_spec", lambda _: None)
-    for override, package in (
-        ("hardware=a100x8", "vllm"),
-        ("attention=flash", "flash_attn"),
-        ("mode=separate_async", "cupy"),
-        ("adapter=lora", "peft"),
-    ):
-        wanted = [name for name, *_ in machine._optional_packages(subject(override))]
-        assert package in wanted
-    with pytest.raises(ConfigurationError, match=r"vllm: start with ROPD_EXTRA=gpu"):
-        list(machine.environment(subject()))
-
-
-def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *rows: str) -> None:
-    """An nvidia-smi on PATH that prints these rows."""
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\ncat <<'ROWS'\n" + "\n".join(rows) + "\nROWS\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-
-
-A100 = "NVIDIA A100-SXM4-80GB, 81920, 4"
-
-
-def test_gpus_are_counted_as_the_run_will_see_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    smi(tmp_path, monkeypatch, *[A100] * 4)
-    assert machine.gpus() == [machine.Gpu("NVIDIA A100-SXM4-80GB", 81920, 4)] * 4
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
-    assert len(machine.gpus()) == 2
-    with pytest.raises(ConfigurationError, match=r"2 GPU\(s\) here and the run takes 8"):
-        list(machine.graphics(subject()))
-    with pytest.raises(ConfigurationError, match="takes 16"):
-        list(machine.graphics(subject("hardware=multinode")))
-
-
-def test_a_busy_gpu_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    smi(tmp_path, monkeypatch, "NVIDIA H100 80GB HBM3, 81559, 40210")
-    found = list(machine.graphics(subject("hardware=gpu1")))
-    assert found[0].level is Level.WARNING
-    assert "40 GB in use" in found[0].what
-
-
-def test_no_gpu_is_looked_for_on_a_cpu_or_on_a_cluster() -> None:
-    assert list(machine.graphics(subject("hardware=cpu"))) == []
-    [found] = machine.graphics(subject(environ={"RAY_ADDRESS": "auto"}))
-    assert found.level is Level.NOTE
-
-
-# Qwen3-4B's published shape.
-QWEN3_4B = Shape(parameters=4_022_468_096, layers=36, hidden=2560, vocabulary=151_936)
-
-
-def sized(*overrides: str) -> Subject:
-    made = subject(*overrides)
-    made.__dict__["shape"] = QWEN3_4B  # as the cached property would have it
-    return made
-
-
-def test_memory_of_the_shipped_hardware_fits_80_gb() -> None:
-    for hardware in ("a100x8", "h100x8", "gpu1", "multinode"):
-        assert levels(list(machine.memory(sized(f"hardware={hardware}"), 80.0))) == [Level.OK]
-
-
-def test_one_gpu_without_offload_does_not_fit() -> None:
-    offload = "actor_rollout_ref.actor.fsdp_config"
-    [found] = machine.memory(
-        sized(
-            "hardware=gpu1", f"{offload}.param_offload=false", f"{offload}.optimizer_offload=false"
-        ),
-        80.0,
-    )
-    assert found.level is Level.WARNING
-    assert "96 GB to generate" in found.what
-    assert "offload" in found.fix
-
-
-def test_memory_by_hand() -> None:
-    """Ten parameters, two ranks, five tokens: 4 + 8 bytes of state, 4 of gradients a parameter."""
-    shape = Shape(parameters=10, layers=3, hidden=2, vocabulary=7)
-    kept = training_memory(
-        shape,
-        ranks=2,
-        micro_batch_tokens=5,
-        param_offload=False,
-        optimizer_offload=False,
-        gradient_checkpointing=True,
-    )
-    assert kept.state * 1e9 == pytest.approx(10 * 12 / 2)
-    assert kept.update * 1e9 == pytest.approx(10 * 16 / 2 + 5 * 2 * 3 * 2 + 5 * 7 * 6)
-    assert kept.host == 0
-    assert checkpoint_gb(shape) * 1e9 == pytest.approx(120)
-
-
-def test_disk_counts_the_checkpoints_that_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = shutil.disk_usage("/")._replace(free=int(150e9))
-    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: usage)
-    [short] = machine.disk(sized())
-    assert short.level is Level.WARNING
-    assert short.what.startswith("3 checkpoint(s) of 48.3 GB, 150 GB free")
-    [enough] = machine.disk(sized("trainer.max_actor_ckpt_to_keep=2"))
-    assert enough.level is Level.OK
 
 
 # --- inputs and judge -----------------------------------------------------------------------------
@@ -372,6 +321,21 @@ async def test_silence_is_not_taken_for_a_refused_schema(monkeypatch: pytest.Mon
         found = await judge._ask_each_role(asking(url).settings, {})
     assert levels(found) == [Level.WARNING] * 2
     assert "timeout_s" in found[0].fix
+
+
+def test_a_students_size_is_known_once_it_is_there(tmp_path: Path, whole: list[str]) -> None:
+    """On a fresh machine the check `student` fetches it, and what follows reckons with it."""
+    made = subject(*whole)
+    there = tmp_path / "student/config.json"
+    text = there.read_text()
+    there.unlink()
+    assert made.shape is None
+    there.write_text(text)
+    assert made.shape is not None
+    # One layer of seven linear maps between 8 and 8, but for the heads of 128.
+    assert made.shape.linear == 4 * (8 + 128) + 3 * (8 + 8)
+    names = [check.name for check in doctor.CHECKS]
+    assert names.index("student") < min(names.index("gpus"), names.index("disk"))
 
 
 def test_a_start_runs_the_doctors_checks(

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
+import peft
 import pytest
 import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 from typer.testing import CliRunner
+from verl.model_merger import __main__ as merger
+from verl.utils.checkpoint.fsdp_checkpoint_manager import FSDPCheckpointManager
 
 from algo.cli import app
 from algo.ropd.errors import ConfigurationError
@@ -17,6 +23,7 @@ from algo.ropd.model_card import CardFacts, model_card, public_name
 from algo.ropd.teacher_index import Teacher
 from algo.ropd.teacher_index_writer import TeacherIndexWriter
 from examples.arithmetic.student import build_tokenizer
+from ropd_verl import adapter
 
 
 @pytest.fixture
@@ -118,6 +125,149 @@ def test_a_checkpoint_becomes_a_model_that_loads(
         assert private not in card
 
 
+# --- a run that trained an adapter ----------------------------------------------------------------
+
+RANK, ALPHA = 2, 6
+
+
+@pytest.fixture
+def adapted(run: Path, student: Qwen3ForCausalLM) -> dict[str, torch.Tensor]:
+    """``run`` with LoRA, saved as verl's engine does; returns the weights that it trained."""
+    actor = run / "checkpoints/global_step_2/actor"
+    base = {name: value.clone() for name, value in student.state_dict().items()}
+    lora = peft.LoraConfig(
+        task_type="CAUSAL_LM", r=RANK, lora_alpha=ALPHA, target_modules="all-linear"
+    )
+    wrapped = peft.get_peft_model(student, lora)
+    state = wrapped.state_dict()
+    for name in state:
+        if ".lora_B." in name:
+            torch.nn.init.normal_(state[name])
+    torch.save(state, actor / "model_world_size_1_rank_0.pt")
+    manager: Any = object.__new__(FSDPCheckpointManager)
+    manager.rank = 0
+    manager._save_lora_train_meta(str(actor), wrapped)
+    configure(run, lora_rank=RANK, lora_alpha=ALPHA)
+    trained = dict(base)
+    for name, b in state.items():
+        if ".lora_B." in name:
+            a = state[name.replace("lora_B", "lora_A")]
+            plain = name.removeprefix("base_model.model.").replace(".lora_B.default", "")
+            trained[plain] = (
+                base[plain] + ALPHA / RANK * b.bfloat16().float() @ a.bfloat16().float()
+            )
+            assert not torch.allclose(trained[plain], base[plain], rtol=0.1, atol=0.01)
+    assert len(base) > sum(trained[n] is not base[n] for n in base) == 7
+    return trained
+
+
+@pytest.fixture
+def merger_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """verl's merger without a process of its own, which takes long to import verl."""
+
+    def merge(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", command[command.index("verl.model_merger") :])
+        merger.main()
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", merge)
+
+
+def configure(run: Path, node: str = "model", /, **values: object) -> None:
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["actor_rollout_ref"].setdefault(node, {}).update(values)
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def check_exported(out: Path, trained: dict[str, torch.Tensor]) -> None:
+    model, loaded = Qwen3ForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
+        out, dtype=torch.bfloat16, output_loading_info=True
+    )
+    assert not loaded["missing_keys"]
+    assert not loaded["unexpected_keys"]
+    assert set(model.state_dict()) == set(trained)
+    for name, value in model.state_dict().items():
+        # One bf16 rounding of the base, one of the sum.
+        torch.testing.assert_close(value.float(), trained[name], rtol=2**-7, atol=2**-9)
+    assert not (out / "lora_adapter").exists()
+
+
+def test_an_adapter_is_merged_into_its_base(
+    run: Path, tmp_path: Path, adapted: dict[str, torch.Tensor]
+) -> None:
+    out = tmp_path / "model"
+    export(str(run), "--out", str(out))
+    check_exported(out, adapted)
+    assert AutoTokenizer.from_pretrained(out).chat_template
+    assert "The LoRA adapter (rank 2, alpha 6) is merged" in (out / "README.md").read_text()
+
+
+@pytest.mark.usefixtures("merger_in_process")
+def test_the_scale_is_the_runs_where_verls_record_is_missing(
+    run: Path, tmp_path: Path, adapted: dict[str, torch.Tensor]
+) -> None:
+    """verl's merger then takes alpha for 0, with which the base would come out."""
+    (run / "checkpoints/global_step_2/actor/lora_train_meta.json").unlink()
+    export(str(run), "--out", str(tmp_path / "model"))
+    check_exported(tmp_path / "model", adapted)
+
+
+@pytest.mark.usefixtures("merger_in_process")
+def test_an_adapter_that_was_trained_on_keeps_its_own_scale(
+    run: Path, tmp_path: Path, adapted: dict[str, torch.Tensor]
+) -> None:
+    own = tmp_path / "adapter"
+    configure(run, lora_adapter_path=str(own), lora_alpha=99)
+    with pytest.raises(ConfigurationError, match=r"lora_adapter_path=.*put it back"):
+        export(str(run), "--out", str(tmp_path / "model"))
+    lora = peft.LoraConfig(
+        task_type="CAUSAL_LM", r=RANK, lora_alpha=ALPHA, target_modules=r".*(_proj)"
+    )
+    lora.save_pretrained(str(own))
+    export(str(run), "--out", str(tmp_path / "model"))
+    check_exported(tmp_path / "model", adapted)
+
+
+@pytest.mark.usefixtures("adapted", "merger_in_process")
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"lora_alpha": 7}, "rank 2 and alpha 6, the run's configuration 2 and 7"),
+        ({"lora_rank": 0}, "holds an adapter and .*lora_rank=0"),
+    ],
+)
+def test_an_adapter_of_another_run_is_not_exported(
+    run: Path, tmp_path: Path, model: dict[str, int], said: str
+) -> None:
+    configure(run, "model", **model)
+    with pytest.raises(ConfigurationError, match=said):
+        export(str(run), "--out", str(tmp_path / "model"))
+    assert not list(tmp_path.glob("*model*")), "an untrained base is left"
+
+
+@pytest.mark.usefixtures("adapted", "merger_in_process")
+def test_an_adapter_without_its_whole_base_is_not_exported(run: Path, tmp_path: Path) -> None:
+    shard = run / "checkpoints/global_step_2/actor/model_world_size_1_rank_0.pt"
+    state = torch.load(shard)
+    del state["base_model.model.model.norm.weight"]
+    torch.save(state, shard)
+    with pytest.raises(ConfigurationError, match=r"lacks weights of the base: model\.norm"):
+        export(str(run), "--out", str(tmp_path / "model"))
+    assert not list(tmp_path.glob("*model*"))
+    configure(run, "actor", checkpoint={"save_lora_only": True})
+    with pytest.raises(ConfigurationError, match=r"save_lora_only.*merge it into"):
+        export(str(run), "--out", str(tmp_path / "model"))
+
+
+@pytest.mark.usefixtures("adapted")
+def test_a_missing_peft_is_named_with_its_cure(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter, "find_spec", lambda _: None)
+    with pytest.raises(ConfigurationError, match=r"peft is missing: .*uv pip install --python"):
+        export(str(run), "--out", str(tmp_path / "model"))
+
+
 def test_what_cannot_be_exported_is_one_line(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="holds no checkpoint"):
         export(str(tmp_path), "--out", str(tmp_path / "model"))
@@ -125,6 +275,8 @@ def test_what_cannot_be_exported_is_one_line(run: Path, tmp_path: Path) -> None:
         export(str(run), "--out", str(tmp_path / "model"), "--step", "7")
     with pytest.raises(ConfigurationError, match="is not empty"):
         export(str(run), "--out", str(run))
+    with pytest.raises(ConfigurationError, match=r"no config\.yaml: name a run's directory"):
+        export(str(tmp_path), "--out", str(tmp_path / "model"), "--step", "2")
 
 
 def test_a_card_without_records_says_so() -> None:

@@ -118,6 +118,7 @@ def test_disk_holds_what_is_kept() -> None:
 
     assert disk(None).checkpoints == 12.0  # steps 2, 4, 6 and the last
     assert disk(3).checkpoints == 9.0
+    assert disk(0).checkpoints == disk(-1).checkpoints == 12.0  # verl keeps all
     assert disk(None, every=-1).checkpoints == 0.0
     assert disk(None).journal == pytest.approx(70 * (100 + 3 * 1000 + 250) * 4 / 1e9)
     assert disk(None).teacher_index == pytest.approx(70 * 2 * 1000 * 4 / 1e9)
@@ -163,6 +164,12 @@ def test_the_worked_example_is_what_the_command_prints() -> None:
     done = CliRunner().invoke(app, shlex.split(command)[1:])
     assert done.exit_code == 0, done.output
     assert done.output.strip() == shown.strip()
+
+
+def test_a_checkpoint_of_an_adapter_holds_no_adam_states_of_the_base() -> None:
+    times = ["--rubricator-s", "26", "--verifier-s", "10"]
+    done = CliRunner().invoke(app, ["plan", *times, "--parameters", "4", "adapter=lora"])
+    assert "checkpoints 48.0 GB and the adapter's," in done.output  # three of 4 bytes each
 
 
 def test_times_have_to_be_given_or_measured() -> None:

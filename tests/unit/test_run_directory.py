@@ -4,6 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from algo.ropd.errors import ConfigurationError
+from ropd_verl import train
 from ropd_verl.run_directory import SUMMARY, open_run_directory
 
 CONFIG = OmegaConf.create({"trainer": {"total_training_steps": 40}, "x": "${trainer}"})
@@ -67,3 +68,89 @@ def test_a_root_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match="run_root="):
         start(tmp_path / "file" / "runs")
+
+
+# --- checkpoints of earlier starts ----------------------------------------------------------------
+
+
+def checkpoints(run, *steps, last, without_weights=()):
+    for step in (*steps, *without_weights):
+        folder = run.checkpoints / f"global_step_{step}"
+        (folder / "actor" if step in steps else folder).mkdir(parents=True)
+        (folder / "data.pt").write_text("")
+    (run.checkpoints / "latest_checkpointed_iteration.txt").write_text(str(last))
+
+
+def left(run):
+    return sorted(int(f.name.rpartition("_")[2]) for f in run.checkpoints.glob("global_step_*"))
+
+
+def test_earlier_starts_leave_no_more_checkpoints_than_are_kept(tmp_path):
+    run = start(tmp_path)
+    checkpoints(run, 50, 100, 150, 250, last=250, without_weights=(20, 200))
+    assert run.prune_checkpoints(3) == [20, 50]
+    assert left(run) == [100, 150, 200, 250]  # of 200 verl itself removed the weights
+    assert run.prune_checkpoints(1) == [100, 150, 200]
+    assert left(run) == [250]
+
+
+@pytest.mark.parametrize("keep", [None, 0, -1])
+def test_all_are_kept_where_verl_keeps_all(tmp_path, keep):
+    run = start(tmp_path)
+    checkpoints(run, 50, 100, last=100)
+    assert run.prune_checkpoints(keep) == []
+    assert left(run) == [50, 100]
+
+
+def test_the_checkpoint_to_resume_from_stays(tmp_path):
+    """The save of step 20 was cut off: the run resumes from 10, however few are kept."""
+    run = start(tmp_path)
+    checkpoints(run, 5, 10, 20, last=10)
+    (run.checkpoints / "global_step_20/data.pt").unlink()
+    assert run.prune_checkpoints(1) == [5]
+    assert left(run) == [10, 20]
+
+
+def test_a_save_that_was_cut_off_is_no_checkpoint(tmp_path):
+    run = start(tmp_path)
+    checkpoints(run, 5, 10, 20, 30, last=30)
+    (run.checkpoints / "global_step_20/data.pt").unlink()
+    assert run.prune_checkpoints(2) == [5]
+    assert left(run) == [10, 20, 30]
+
+
+def test_nothing_is_removed_while_no_checkpoint_is_complete(tmp_path):
+    run = start(tmp_path)
+    (run.checkpoints / "global_step_1/actor").mkdir(parents=True)
+    assert run.prune_checkpoints(1) == []
+    assert left(run) == [1]
+
+
+def test_a_folder_that_cannot_be_removed_is_named(tmp_path, monkeypatch):
+    run = start(tmp_path)
+    checkpoints(run, 5, 10, last=10)
+
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("ropd_verl.run_directory.shutil.rmtree", refuse)
+    with pytest.raises(ConfigurationError, match=r"ckpt_to_keep=1: .*global_step_5 .*denied"):
+        run.prune_checkpoints(1)
+
+
+@pytest.mark.parametrize(
+    ("resume_mode", "remain"), [("auto", [10, 15]), ("resume_path", [5, 10, 15])]
+)
+def test_a_start_that_resumes_says_what_it_removed(tmp_path, capsys, resume_mode, remain):
+    config = OmegaConf.create(
+        {"trainer": {"resume_mode": resume_mode, "max_actor_ckpt_to_keep": 2}}
+    )
+    run = start(tmp_path, config)
+    checkpoints(run, 5, 10, 15, last=15)
+    train._prune(run, config)
+    assert left(run) == [5, 10, 15], "a new run removes nothing"
+    train._prune(start(tmp_path, config), config)
+    assert left(run) == remain
+    said = capsys.readouterr().out
+    line = "removed the old checkpoints of steps 5 (trainer.max_actor_ckpt_to_keep=2)\n"
+    assert said == (line if resume_mode == "auto" else "")

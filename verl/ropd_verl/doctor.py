@@ -1,7 +1,7 @@
 """The one list of checks: the trainer's start goes through it, and `ropd doctor` shows all of it.
 
 A start stops at the first error (`preflight.check`); the doctor goes on and says everything. Checks
-run from cheap to dear, and the judge is asked last.
+run from cheap to dear as far as one does not build on another, and the judge is asked last.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ STATIC, MACHINE, NETWORK = Reach.STATIC, Reach.MACHINE, Reach.NETWORK
 CHECKS: tuple[Check, ...] = (
     Check("method", "it decides what is judged and how", STATIC, composition.check_ropd),
     Check("mode", "verl would stop, or train off-policy", STATIC, composition.check_mode),
+    Check("sequences", "attention would miss parts of them", STATIC, composition.check_sequences),
     Check("batches", "verl would stop at the first update", STATIC, composition.check_batches),
     Check("rollout", "no rollout could be generated", STATIC, composition.check_rollout),
     Check("schedule", "the learning rate would miss its plan", STATIC, composition.check_schedule),
     Check("verl", "verl refuses the configuration", STATIC, composition.check_verl),
     Check("context", "the judge would not see all", STATIC, composition.check_judge_context),
     Check("environment", "workers would fail to import it", MACHINE, machine.environment),
+    # Before what reckons with the student's size, which on a fresh machine is fetched here.
+    Check("student", "there would be nothing to train", NETWORK, inputs.student),
     Check("gpus", "Ray would wait, or memory run out", MACHINE, machine.graphics),
     Check("ray cpus", "verl would wait for ever without a word", MACHINE, machine.ray_cpus),
-    Check("student", "there would be nothing to train", NETWORK, inputs.student),
     Check("disk", "a full disk ends a run at its checkpoint", MACHINE, machine.disk),
     Check("data", "every step takes its prompts from there", MACHINE, inputs.data),
     Check("teacher index", "rubrics contrast with these answers", MACHINE, inputs.teacher_index),
@@ -38,7 +40,7 @@ CHECKS: tuple[Check, ...] = (
     Check("structured output", "other replies break more often", NETWORK, judge.structured_output,
           at_start=False),
 )  # fmt: skip
-"""From cheap to dear. A start leaves out what only the doctor asks for."""
+"""In their order. A start leaves out what only the doctor asks for."""
 
 # What an example makes at the start is not there before.
 _OF_THE_EXAMPLE = (

@@ -8,6 +8,7 @@ the next. A run is finished when its `summary.json` is there.
 from __future__ import annotations
 
 import fcntl
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -19,6 +20,7 @@ from algo.ropd.errors import ConfigurationError
 SUMMARY = "summary.json"
 _CONFIG = "config.yaml"
 _LOCK = ".lock"
+_STEP = "global_step_"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,43 @@ class RunDirectory:
         """Step of the newest complete checkpoint, as verl would resume from it."""
         marker = self.checkpoints / "latest_checkpointed_iteration.txt"
         return int(marker.read_text()) if marker.is_file() else None
+
+    def prune_checkpoints(self, keep: int | None) -> list[int]:
+        """Remove all but the newest ``keep`` complete checkpoints; returns the steps removed.
+
+        verl counts what the running process saved and forgets it when that ends, so every start
+        of an interrupted run would leave up to ``keep`` checkpoints behind for good. None and 0
+        keep all, as for verl. The one to resume from always stays, and so does a later folder:
+        its save was cut off, and this start writes it again.
+
+        Raises:
+            ConfigurationError: when a folder cannot be removed.
+        """
+        last = self.last_checkpoint()
+        if keep is None or keep <= 0 or last is None:
+            return []
+        found = {
+            int(folder.name.removeprefix(_STEP)): folder
+            for folder in self.checkpoints.glob(f"{_STEP}*")
+            if folder.name.removeprefix(_STEP).isdigit() and not folder.is_symlink()
+        }
+        # verl writes the data's position behind the weights, and removes the weights only.
+        complete = sorted(
+            step
+            for step, folder in found.items()
+            if step <= last and (folder / "actor").is_dir() and (folder / "data.pt").is_file()
+        )
+        oldest = min([*complete[-keep:], last])
+        old = sorted(step for step in found if step < oldest)
+        for step in old:
+            try:
+                shutil.rmtree(found[step])
+            except OSError as error:
+                raise ConfigurationError(
+                    f"trainer.max_actor_ckpt_to_keep={keep}: {found[step]} is older and cannot be "
+                    f"removed ({error.strerror or error}); remove or move it yourself"
+                ) from None
+        return old
 
     def next_file(self, folder: str, suffix: str) -> Path:
         """A numbered file for this start, so that a restart never overwrites a log."""

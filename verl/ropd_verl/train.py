@@ -101,6 +101,7 @@ def _start(config: DictConfig, command: str) -> int:
         absolute(config.run_root), config, may_continue=config.trainer.resume_mode != "disable"
     )
     _announce(run)
+    _prune(run, config)
     with open_dict(config):
         config.run_dir = str(run.path)
         if config.get("example") is not None:
@@ -134,6 +135,20 @@ def _announce(run: RunDirectory) -> None:
     step = run.last_checkpoint()
     start = "from the beginning, for it has no checkpoint" if step is None else f"at step {step}"
     print(f"run {run.path}: continues {start} ({run.reason})")
+
+
+def _prune(run: RunDirectory, config: DictConfig) -> None:
+    """Keep the run's checkpoints within their number over its starts as well."""
+    trainer = config.trainer
+    # resume_path names a checkpoint by hand, which may be an old one.
+    if not run.continued or trainer.resume_mode != "auto":
+        return
+    keep = trainer.get("max_actor_ckpt_to_keep")
+    if removed := run.prune_checkpoints(keep):
+        steps = ", ".join(map(str, removed))
+        print(
+            f"removed the old checkpoints of steps {steps} (trainer.max_actor_ckpt_to_keep={keep})"
+        )
 
 
 @contextlib.contextmanager

@@ -17,6 +17,8 @@ from algo.ropd.plan import judge_context_tokens
 from ropd_verl.checks.finding import Finding, Subject, note, ok, warning
 
 MODES = ("sync", "colocate_async", "separate_async")
+FLASH = ("flash_attention_2", "flash_attention_3")
+"""What verl's patch of transformers reaches; the first is verl's default."""
 
 
 def check_ropd(subject: Subject) -> Iterable[Finding]:
@@ -50,6 +52,30 @@ def _one_line(error: BaseException | None) -> str:
     return " ".join(str(error).split())
 
 
+def check_sequences(subject: Subject) -> Iterable[Finding]:
+    """Sequences that GPUs share are attended to as a whole, and the GPUs divide into such groups.
+
+    verl gathers a shared sequence inside flash attention, which it patches. With another attention
+    each GPU would see its own part only, and train without an error.
+    """
+    override = subject.config.actor_rollout_ref.model.override_config
+    attention = override.get("attn_implementation", FLASH[0])
+    for role in ("actor", "ref"):
+        size = subject.sequence_ranks(role)
+        set_to = f"actor_rollout_ref.{role}: ulysses_sequence_parallel_size={size}"
+        if size > 1 and attention not in FLASH:
+            raise ConfigurationError(
+                f"{set_to} shares a sequence among GPUs, which verl does with flash attention "
+                f"only, and attention is {attention}; set attention=flash or size 1"
+            )
+        if size < 1 or subject.train_ranks % size:
+            raise ConfigurationError(
+                f"{set_to} does not divide {subject.train_ranks} train GPUs; change one of them"
+            )
+    size = subject.sequence_ranks()
+    yield ok("each on one GPU" if size == 1 else f"each over {size} GPUs")
+
+
 def check_batches(subject: Subject) -> Iterable[Finding]:
     """Batch, mini-batch, group and micro-batch divide each other and hold the longest sequence."""
     config = subject.config
@@ -64,7 +90,8 @@ def check_batches(subject: Subject) -> Iterable[Finding]:
             f"data.train_batch_size={batch} is no multiple of "
             f"actor_rollout_ref.actor.ppo_mini_batch_size={mini}; change one of them"
         )
-    ranks = subject.train_ranks // actor.get("ulysses_sequence_parallel_size", 1)
+    sharing = max(1, subject.sequence_ranks())
+    ranks = max(1, subject.train_ranks // sharing)
     if (mini * n) % ranks:
         raise ConfigurationError(
             f"{mini} prompts x {n} rollouts of a mini-batch do not divide over {ranks} ranks; "
@@ -75,8 +102,9 @@ def check_batches(subject: Subject) -> Iterable[Finding]:
             f"data.gen_batch_size={config.data.get('gen_batch_size')}: failed groups are replaced "
             "one by one; set 1"
         )
-    room = actor.ppo_max_token_len_per_gpu * actor.get("ulysses_sequence_parallel_size", 1)
-    if actor.use_dynamic_bsz and room < subject.sequence_tokens:
+    tokens = actor.ppo_max_token_len_per_gpu
+    if actor.use_dynamic_bsz and tokens * sharing < subject.sequence_tokens:
+        room = f"{tokens}" if sharing == 1 else f"{tokens}, {tokens * sharing} over {sharing} GPUs,"
         raise ConfigurationError(
             f"actor_rollout_ref.actor.ppo_max_token_len_per_gpu={room} is below the longest "
             f"sequence, data.max_prompt_length + data.max_response_length = "

@@ -112,12 +112,24 @@ class Subject:
         """The longest sequence: prompt and response."""
         return self.config.data.max_prompt_length + self.config.data.max_response_length
 
-    @cached_property
+    def sequence_ranks(self, role: str = "actor") -> int:
+        """GPUs that share each sequence (Ulysses); verl lets its deprecated key win."""
+        node = self.config.actor_rollout_ref[role]
+        deprecated = node.get("ulysses_sequence_parallel_size", 1)
+        live = node.fsdp_config.get("ulysses_sequence_parallel_size", 1)
+        return deprecated if deprecated > 1 else live
+
+    @property
     def shape(self) -> Shape | None:
-        """The student's size, if its configuration lies on this machine (hub cache included)."""
+        """The student's size, if its configuration lies on this machine (hub cache included).
+
+        Asked anew each time: the check `student` may have fetched it in between.
+        """
         from ropd_verl.checks.inputs import local_shape
 
-        return local_shape(self.config.actor_rollout_ref.model.path)
+        model = self.config.actor_rollout_ref.model
+        shape = local_shape(model.path)
+        return None if shape is None else shape.with_lora(model.lora_rank)
 
     def select(self, key: str) -> Any:
         return OmegaConf.select(self.config, key)

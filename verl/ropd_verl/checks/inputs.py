@@ -106,27 +106,38 @@ def check_model(path: str, *, template: str | None = None) -> None:
         )
 
 
-@lru_cache(maxsize=4)
 def local_shape(path: str) -> Shape | None:
     """A student's size, without a network and without its weights.
 
     None when its configuration is not on this machine or names a class that is no causal model.
     """
+    try:
+        return _shape(path)
+    except (OSError, ValueError):
+        return None
+
+
+# Only what was found is remembered: a student that is not here yet may be fetched later.
+@lru_cache(maxsize=4)
+def _shape(path: str) -> Shape:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    try:
-        config = AutoConfig.from_pretrained(path, local_files_only=True)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError):
-        return None
+    config = AutoConfig.from_pretrained(path, local_files_only=True)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
     text = config.get_text_config()
+    head = model.get_output_embeddings()
     return Shape(
         parameters=sum(p.numel() for p in model.parameters()),
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
         vocabulary=text.vocab_size,
+        linear=sum(
+            module.in_features + module.out_features
+            for module in model.modules()
+            if isinstance(module, torch.nn.Linear) and module is not head
+        ),
     )
 
 

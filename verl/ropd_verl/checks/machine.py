@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,8 +12,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from algo.ropd.errors import ConfigurationError
+from ropd_verl.adapter import peft_missing
 from ropd_verl.checks.finding import Finding, Subject, note, ok, warning
-from ropd_verl.checks.memory import GB, checkpoint_gb, training_memory
+from ropd_verl.checks.memory import GB, checkpoint_gb, most_checkpoints, training_memory
+from ropd_verl.checks.nvidia import Gpu, installed, visible
 from ropd_verl.config import absolute
 
 VERL = "0.9.1"
@@ -62,8 +62,7 @@ def _optional_packages(subject: Subject) -> Iterable[tuple[str, str, str]]:
             "mode=separate_async",
             "install the extra `separate-async` (docs/installation.md), or set mode=colocate_async",
         )
-    if model.lora_rank > 0:
-        yield ("peft", "adapter=lora", "pip install peft, or adapter=full")
+    yield ("peft", "verl", peft_missing())
 
 
 def _version(package: str) -> str:
@@ -71,37 +70,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "(none)"
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """One GPU as nvidia-smi shows it; MB."""
-
-    name: str
-    total_mb: float
-    used_mb: float
-
-
-def gpus() -> list[Gpu]:
-    """The GPUs of this machine that the run may use; none without a driver.
-
-    Asked of nvidia-smi: asking CUDA would leave a context of this process on every GPU.
-    """
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,memory.used"]
-    try:
-        asked = subprocess.run(
-            [*query, "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    rows = [line.split(",") for line in asked.stdout.splitlines() if line.count(",") == 2]
-    found = [Gpu(name.strip(), float(total), float(used)) for name, total, used in rows]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return found if visible is None else found[: len([v for v in visible.split(",") if v.strip()])]
 
 
 def graphics(subject: Subject) -> Iterable[Finding]:
@@ -112,21 +80,47 @@ def graphics(subject: Subject) -> Iterable[Finding]:
     if subject.on_cluster:
         yield note(f"the run joins a Ray cluster; its {wanted} GPUs are not looked at from here")
         return
-    seen = gpus()
-    if len(seen) < wanted:
+    here, setting = installed(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    seen = visible(here, setting)
+    if seen.in_parts:
+        yield note(
+            f"CUDA_VISIBLE_DEVICES names {seen.unknown}, a part of a GPU: neither number nor "
+            "memory of the parts is looked at"
+        )
+        return
+    stops = f"CUDA_VISIBLE_DEVICES names {seen.unknown}, which nvidia-smi does not list (once)"
+    if len(seen.gpus) < wanted:
         raise ConfigurationError(
-            f"{len(seen)} GPU(s) here and the run takes {wanted}: choose hardware=..., set "
+            f"{len(seen.gpus)} GPU(s) here and the run takes {wanted}: "
+            f"{f'{stops}: correct it, ' if seen.unknown else ''}choose hardware=..., set "
             "trainer.n_gpus_per_node, or join a Ray cluster of more nodes by RAY_ADDRESS"
         )
-    busy = [gpu for gpu in seen[:wanted] if gpu.used_mb > _BUSY_MB]
-    if busy:
-        most = max(gpu.used_mb for gpu in busy) / 1000
+    if seen.unknown:
+        yield warning(stops, "correct it: CUDA ignores this entry and what follows")
+    taken = seen.gpus[:wanted]
+    by_number = wanted < len(here) and "GPU-" not in (setting or "")
+    by_speed = os.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID"
+    if by_number and by_speed and len({gpu.name for gpu in here}) > 1:
         yield warning(
-            f"{len(busy)} of {wanted} GPUs have up to {most:.0f} GB in use",
+            "GPUs of several kinds: CUDA numbers them from fast to slow, nvidia-smi by their slots",
+            "set CUDA_DEVICE_ORDER=PCI_BUS_ID, by which they are looked at here",
+        )
+    yield from _others_on(taken)
+    yield ok(f"{len(seen.gpus)} x {taken[0].name}")
+    totals = [gpu.total_mb for gpu in taken if gpu.total_mb is not None]
+    if len(totals) < wanted:
+        yield note("nvidia-smi does not tell the GPUs' memory, so it is not reckoned")
+    else:
+        yield from memory(subject, min(totals) * 1.048576e6 / GB)
+
+
+def _others_on(gpus: Sequence[Gpu]) -> Iterable[Finding]:
+    busy = [gpu.used_mb for gpu in gpus if gpu.used_mb is not None and gpu.used_mb > _BUSY_MB]
+    if busy:
+        yield warning(
+            f"{len(busy)} of {len(gpus)} GPUs have up to {max(busy) / 1000:.0f} GB in use",
             "end what runs on them, or choose others by CUDA_VISIBLE_DEVICES",
         )
-    yield ok(f"{len(seen)} x {seen[0].name}")
-    yield from memory(subject, min(gpu.total_mb for gpu in seen[:wanted]) * 1.048576e6 / GB)
 
 
 def memory(subject: Subject, gpu_gb: float) -> Iterable[Finding]:
@@ -135,14 +129,16 @@ def memory(subject: Subject, gpu_gb: float) -> Iterable[Finding]:
         yield note("the student's size is not known here, so its memory is not reckoned")
         return
     config = subject.config.actor_rollout_ref
-    shape = replace(subject.shape, trained=_trained(subject))
+    adamw = config.actor.optim.get("override_optimizer_config") or {}
+    foreach = adamw.get("foreach") is not False and not adamw.get("fused")
     need = training_memory(
-        shape,
+        subject.shape,
         ranks=subject.train_ranks,
         micro_batch_tokens=config.actor.ppo_max_token_len_per_gpu,
         param_offload=config.actor.fsdp_config.param_offload,
         optimizer_offload=config.actor.fsdp_config.optimizer_offload,
         gradient_checkpointing=config.model.enable_gradient_checkpointing,
+        foreach=foreach,
     )
     rollout = config.rollout.gpu_memory_utilization * gpu_gb
     generating = need.state + rollout
@@ -150,19 +146,22 @@ def memory(subject: Subject, gpu_gb: float) -> Iterable[Finding]:
         f"at least {need.update:.0f} GB to update, {generating:.0f} GB to generate (vLLM "
         f"{rollout:.0f}) of {gpu_gb:.0f} GB a GPU; {need.host:.0f} GB of host memory a GPU"
     )
-    if max(need.update, generating) > gpu_gb:
-        yield warning(
-            text,
-            "set actor_rollout_ref.actor.fsdp_config.{param,optimizer}_offload=true, lower "
-            "ppo_max_token_len_per_gpu or rollout.gpu_memory_utilization, or adapter=lora",
+    fixes = []
+    if need.step > gpu_gb and foreach:
+        fixes.append(
+            "set actor_rollout_ref.actor.optim.override_optimizer_config={foreach:false}, which "
+            "updates one weight after the other"
         )
-    else:
-        yield ok(text)
-
-
-def _trained(subject: Subject) -> int | None:
-    """Parameters with gradients; LoRA's are few enough to leave out of a lower bound."""
-    return 0 if subject.config.actor_rollout_ref.model.lora_rank > 0 else None
+    if need.backward > gpu_gb:
+        fixes.append("lower actor_rollout_ref.actor.ppo_max_token_len_per_gpu")
+    if need.update > gpu_gb:
+        fixes.append("take more GPUs, or adapter=lora")
+    if generating > gpu_gb:
+        fixes.append(
+            "set actor_rollout_ref.actor.fsdp_config.{param,optimizer}_offload=true or lower "
+            "actor_rollout_ref.rollout.gpu_memory_utilization"
+        )
+    yield warning(text, "; ".join(fixes)) if fixes else ok(text)
 
 
 def ray_cpus(subject: Subject) -> Iterable[Finding]:
@@ -196,19 +195,18 @@ def check_ray_cpus(config: DictConfig) -> None:
 
 
 def disk(subject: Subject) -> Iterable[Finding]:
-    """Room for the checkpoints that the run keeps."""
+    """Room for the checkpoints that this start writes; verl removes none of an earlier start's."""
     trainer = subject.config.trainer
     if subject.shape is None or trainer.save_freq <= 0 or trainer.total_training_steps is None:
         yield note("the checkpoints' size is not known here")
         return
     saved = -(-trainer.total_training_steps // trainer.save_freq)
-    kept = min(saved, trainer.get("max_actor_ckpt_to_keep") or saved)
+    most = most_checkpoints(saved, trainer.get("max_actor_ckpt_to_keep"))
     one = checkpoint_gb(subject.shape)
     place = _existing(absolute(subject.config.run_root))
     free = shutil.disk_usage(place).free / GB
-    text = f"{kept} checkpoint(s) of {one:,.1f} GB, {free:,.0f} GB free at {place}"
-    # One more is written before the oldest goes.
-    if (kept + (kept < saved)) * one > free:
+    text = f"{most} checkpoint(s) of {one:,.1f} GB, {free:,.0f} GB free at {place}"
+    if most * one > free:
         yield warning(
             text, "set trainer.max_actor_ckpt_to_keep, raise trainer.save_freq or move run_root"
         )
