@@ -15,13 +15,17 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from verl.utils.config import omega_conf_to_dataclass
+from verl.workers.config.optimizer import build_optimizer
 
-from ropd_verl.config import CONFIG_DIR
+from ropd_verl.config import CONFIG_DIR, compose_config
 
 ROOTS = ("actor_rollout_ref", "algorithm", "data", "reward", "trainer", "transfer_queue")
 OTHER_BACKENDS = ("mcore", "megatron", "mindspeed", "torchtitan", "veomni", "automodel", "sglang")
 READ_ELSEWHERE = {
+    "actor_rollout_ref.actor.optim.override_optimizer_config.": "passed on to torch's optimizer",
     "actor_rollout_ref.model.override_config.attn_implementation": "passed on to transformers",
     "data.apply_chat_template_kwargs.enable_thinking": "passed on to the chat template",
     "data.max_response_length": "verl's rollout.yaml takes response_length from it",
@@ -114,3 +118,10 @@ def test_verl_reads_what_is_configured(key: str) -> None:
 )
 def test_a_key_that_verl_only_declares_is_noticed(dead: str) -> None:
     assert not is_read(dead)
+
+
+def test_one_gpu_steps_its_optimizer_tensor_by_tensor() -> None:
+    """Else its copy of the weights does not fit beside them, gradients and Adam states."""
+    config = compose_config("ropd", ["hardware=gpu1"]).actor_rollout_ref.actor.optim
+    built = build_optimizer([torch.nn.Parameter(torch.ones(1))], omega_conf_to_dataclass(config))
+    assert built.defaults["foreach"] is False
