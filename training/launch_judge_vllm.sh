@@ -100,5 +100,13 @@ trap 'stop; exit 143' TERM
 python "$ROPD_ROOT/training/judge_ready.py" "$base_url" "$name" --server-pid "$server" \
   --timeout "${ROPD_JUDGE_STARTUP_TIMEOUT_S:-1800}" &
 wait $! || exit 1
-ropd_say "the judge answers; for judge=local_vllm: ROPD_VLLM_BASE_URL=$base_url ROPD_VLLM_MODEL=$name"
+
+# What the run has to be told, quoted for the shell: the context where it is not the default.
+key=
+settings=("ROPD_VLLM_BASE_URL=$base_url" "ROPD_VLLM_MODEL=$name")
+[[ ${ROPD_JUDGE_MAX_MODEL_LEN:-$context} == "$context" ]] ||
+  settings+=("ROPD_JUDGE_MAX_MODEL_LEN=$ROPD_JUDGE_MAX_MODEL_LEN")
+[[ -z ${ROPD_JUDGE_API_KEY:-} ]] ||
+  key='; and, with the same ROPD_JUDGE_API_KEY, ropd.judge.rubricator.api_key_env=ROPD_JUDGE_API_KEY'
+ropd_say "the judge answers; for judge=local_vllm:$(printf ' %q' "${settings[@]}")$key"
 wait "$server"

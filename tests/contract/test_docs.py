@@ -85,6 +85,9 @@ def test_a_command_exists(command: Command) -> None:
                 from ray.scripts.scripts import cli
 
             parsed(cli, arguments)
+        case ["source", script]:
+            # What training/environment.sh makes.
+            assert script in (".venv-gpu/bin/activate", ".venv/bin/activate")
         case ["export", *assignments]:
             assert all(ASSIGNMENT.match(word) for word in assignments)
         case [
@@ -150,6 +153,26 @@ def offered_extras() -> set[str]:
     offered = {m[1] for fix in fixes if (m := re.search(r"the extra `([\w-]+)`", fix))}
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     return offered & project["optional-dependencies"].keys()
+
+
+@pytest.mark.parametrize(
+    ("file", "heading"), [("README.md", "## On GPUs"), ("docs/first-run.md", "# A first real run")]
+)
+def test_the_commands_of_a_first_run_come_after_what_they_need(file: str, heading: str) -> None:
+    section = (REPOSITORY / file).read_text().partition(f"{heading}\n")[2]
+    blocks = re.findall(r"^(?:```bash\n(.*?)```|## )", section, re.DOTALL | re.MULTILINE)
+    if file == "README.md":
+        blocks = blocks[: blocks.index("")]  # up to the next heading
+    lines = [line for block in blocks for line in block.splitlines()]
+
+    def first(pattern: str) -> int:
+        return next(i for i, line in enumerate(lines) if re.search(pattern, line))
+
+    made = first(r"^ROPD_DRYRUN=true bash training/train\.sh( |$)")
+    assert made < first(r"^source \.venv-gpu/bin/activate( |$)") < first(r"^ropd ")
+    assert first(r"^export .*\bOPENAI_API_KEY=") < first("^ropd teacher build")
+    assert first(r"^export .*\bROPD_VERIFIER_MODEL=") < first("^ropd doctor")
+    assert first("^ropd doctor") < first(r"^bash training/train\.sh")
 
 
 def test_a_wrong_option_would_be_noticed() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -408,7 +409,11 @@ def test_judge_dry_run_prints_the_command_and_no_key(judge: Checkout) -> None:
 def test_judge_context_holds_every_answer_at_full_length(judge: Checkout) -> None:
     done = judge.run("training/launch_judge_vllm.sh", ROPD_DRYRUN="true")
     words = done.stdout.split()
-    assert int(words[words.index("--max-model-len") + 1]) > 12 * 8192 + 2048 + 8192
+    context = int(words[words.index("--max-model-len") + 1])
+    assert context > 12 * 8192 + 2048 + 8192
+    # The run reckons with as much, unless the same variable says otherwise.
+    run = (ROOT / "configs/judge/local_vllm.yaml").read_text()
+    assert f"context_tokens: ${{oc.env:ROPD_JUDGE_MAX_MODEL_LEN,{context}}}" in run
 
 
 @pytest.mark.parametrize(
@@ -434,12 +439,25 @@ def test_judge_is_checked_then_serves_until_a_signal_ends_all_of_it(
     assert process.stderr is not None
     line = process.stderr.readline()
     assert "the judge answers" in line, line + process.stderr.read()
-    assert f"http://127.0.0.1:{judge.environ['ROPD_JUDGE_PORT']}/v1" in line
+    told = shlex.split(line.partition("judge=local_vllm:")[2].partition(";")[0])
+    url = f"http://127.0.0.1:{judge.environ['ROPD_JUDGE_PORT']}/v1"
+    assert told == [f"ROPD_VLLM_BASE_URL={url}", "ROPD_VLLM_MODEL=a judge"]
+    assert "ropd.judge.rubricator.api_key_env=ROPD_JUDGE_API_KEY" in line
+    assert "sk-secret" not in line
     process.send_signal(number)
     process.communicate(timeout=30)
     assert process.returncode == 128 + number
     record = json.loads(Path(judge.environ["RECORD"]).read_text())
     assert "sk-secret" not in " ".join(record["argv"])
+
+
+def test_judge_with_another_context_tells_the_run(judge: Checkout) -> None:
+    process = judge.start("training/launch_judge_vllm.sh", ROPD_JUDGE_MAX_MODEL_LEN="32768")
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert " ROPD_JUDGE_MAX_MODEL_LEN=32768" in line
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,16 @@ def test_pins_are_plain_versions_without_addresses_or_paths(profile: str) -> Non
         assert re.fullmatch(r"[0-9a-z.]+", version), f"{name}=={version}"
 
 
+def test_flash_attn_comes_with_what_its_setup_imports() -> None:
+    """It is built without isolation, and its sdist declares no build requirements."""
+    extra = [Requirement(line) for line in PROJECT["optional-dependencies"]["flash-attn"]]
+    names = {requirement.name for requirement in extra}
+    assert names >= {"flash-attn", "ninja", "packaging", "psutil", "setuptools", "wheel"}
+    for requirement in extra:
+        pinned = pins("gpu").get(requirement.name)
+        assert pinned is None or requirement.specifier.contains(pinned), requirement
+
+
 def test_cpu_pins_bring_no_cuda() -> None:
     assert not [name for name in pins("cpu") if name.startswith("nvidia-")]
 

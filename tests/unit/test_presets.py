@@ -72,7 +72,6 @@ def test_every_key_that_the_presets_set_stands_in_the_table() -> None:
     described = {row.key.strip("`") for row in rows()}
     plumbing = {
         "actor_rollout_ref.actor.clip_ratio",  # read by verl where low or high is null
-        "actor_rollout_ref.actor.grad_clip",  # the older name of optim.clip_grad
         "actor_rollout_ref.rollout.top_k",
         "actor_rollout_ref.rollout.val_kwargs.do_sample",
     }
