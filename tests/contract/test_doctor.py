@@ -266,11 +266,12 @@ def test_a_role_without_a_model_is_found_before_anybody_is_asked(
     assert "ROPD_VERIFIER_MODEL" in error
 
 
-def asking(url: str, **values: object) -> Subject:
+def asking(url: str, *overrides: str, **values: object) -> Subject:
     """A configuration whose both roles are at `url`."""
-    keys = {"base_url": url, "model": "fake", "api_key_env": "null", **values}
+    keys = {"base_url": f"'{url}'", "model": "fake", "api_key_env": "null", **values}
     roles = ("rubricator", "verifier")
-    return subject(*(f"ropd.judge.{r}.{k}={v}" for r in roles for k, v in keys.items()))
+    judges = (f"ropd.judge.{r}.{k}={v}" for r in roles for k, v in keys.items())
+    return subject(*overrides, *judges)
 
 
 @pytest.mark.parametrize(("takes_schema", "level"), [(True, Level.OK), (False, Level.NOTE)])
@@ -398,3 +399,23 @@ def test_an_example_makes_its_own_inputs() -> None:
     code, lines = run("--config-name", "ropd_cpu")
     assert code == 0
     assert any(line.startswith("note     student: examples.arithmetic makes") for line in lines)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.1.1", "localhost", "[::1]"])
+def test_a_judge_on_this_machine_serves_no_run_on_several_nodes(host: str) -> None:
+    url = f"http://{host}:8000/v1"
+    with pytest.raises(ConfigurationError, match=r"another machine on each of 2 nodes: set ropd"):
+        list(judge.address(asking(url, "hardware=multinode")))
+    assert list(judge.address(asking(url))) == []
+
+
+@pytest.mark.parametrize("host", ["10.0.0.7", "judge.cluster", "[fd00::7]"])
+def test_a_judge_that_every_node_reaches_does(host: str) -> None:
+    found = judge.address(asking(f"http://{host}:8000/v1", "hardware=multinode"))
+    assert levels(found) == [Level.OK]
+
+
+def test_nodes_that_only_generate_are_nodes() -> None:
+    apart = ("split.train_nodes=1", "split.rollout_nodes=2")
+    assert subject("mode=separate_async", *apart).nodes == 3
+    assert subject("mode=sync", *apart).nodes == 1

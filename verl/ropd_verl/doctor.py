@@ -35,6 +35,7 @@ CHECKS: tuple[Check, ...] = (
     Check("data", "every step takes its prompts from there", MACHINE, inputs.data),
     Check("teacher index", "rubrics contrast with these answers", MACHINE, inputs.teacher_index),
     Check("judge settings", "nobody could be asked", MACHINE, judge.roles, at_start=False),
+    Check("judge address", "any node may ask it", MACHINE, judge.address),
     Check("judge", "there is no reward without it", NETWORK, judge.endpoints),
     Check("run length", "the run would end early, or never step", MACHINE, inputs.run_length),
     Check("structured output", "other replies break more often", NETWORK, judge.structured_output,
@@ -44,8 +45,8 @@ CHECKS: tuple[Check, ...] = (
 
 # What an example makes at the start is not there before.
 _OF_THE_EXAMPLE = (
-    "student", "data", "teacher index", "run length", "judge settings", "judge",
-    "structured output",
+    "student", "data", "teacher index", "run length", "judge settings",
+    "judge address", "judge", "structured output",
 )  # fmt: skip
 
 

@@ -100,6 +100,12 @@ class Subject:
         return self.config.trainer.nnodes * self.config.trainer.n_gpus_per_node
 
     @property
+    def nodes(self) -> int:
+        """Nodes that train or generate."""
+        apart = self.config.actor_rollout_ref.rollout.nnodes
+        return self.config.trainer.nnodes + (apart if self.mode == "separate_async" else 0)
+
+    @property
     def rollout_ranks(self) -> int:
         """GPUs that only generate (mode=separate_async)."""
         if self.mode != "separate_async":

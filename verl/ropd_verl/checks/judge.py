@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from algo.openai_env import ResolvedRole, resolve_role
 from algo.ropd.client import all_of
@@ -25,9 +27,26 @@ QUESTION = (
 
 def roles(subject: Subject) -> Iterable[Finding]:
     """Model, URL and key of each role, and where each was set; asks nobody."""
-    judge = subject.settings.judge
-    for name, settings in (("rubricator", judge.rubricator), ("verifier", judge.verifier)):
-        yield ok(resolve_role(name, settings, subject.environ).line())
+    for role in _roles(subject.settings, subject.environ):
+        yield ok(role.line())
+
+
+def address(subject: Subject) -> Iterable[Finding]:
+    """An endpoint on this very machine serves a run on one node alone.
+
+    verl chooses the node of the process that asks the judge; 127.0.0.1 is another machine on each.
+    """
+    if subject.nodes == 1:
+        return
+    for role in _roles(subject.settings, subject.environ):
+        host = urlsplit(role.endpoint.base_url).hostname or ""
+        if host == "localhost" or (_is_ip(host) and ip_address(host).is_loopback):
+            raise ConfigurationError(
+                f"the {role.endpoint.role}'s endpoint {role.endpoint.base_url} "
+                f"({role.base_url_from}) is another machine on each of {subject.nodes} nodes: set "
+                f"{role.prefix}.base_url to an address that all of them reach"
+            )
+    yield ok(f"one address for all of {subject.nodes} nodes")
 
 
 def endpoints(subject: Subject) -> Iterable[Finding]:
@@ -42,13 +61,22 @@ def structured_output(subject: Subject) -> Iterable[Finding]:
 
 
 async def _ask_each_role(settings: RopdSettings, environ: Mapping[str, str]) -> list[Finding]:
+    async with RequestScheduler(settings.judge.limits) as scheduler:
+        return await all_of(_ask(role, scheduler) for role in _roles(settings, environ))
+
+
+def _roles(settings: RopdSettings, environ: Mapping[str, str]) -> Iterable[ResolvedRole]:
     judge = settings.judge
-    roles = (
-        resolve_role("rubricator", judge.rubricator, environ),
-        resolve_role("verifier", judge.verifier, environ),
-    )
-    async with RequestScheduler(judge.limits) as scheduler:
-        return await all_of(_ask(role, scheduler) for role in roles)
+    for name, role in (("rubricator", judge.rubricator), ("verifier", judge.verifier)):
+        yield resolve_role(name, role, environ)
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 async def _ask(role: ResolvedRole, scheduler: RequestScheduler) -> Finding:
