@@ -216,6 +216,7 @@ def test_the_scale_is_the_runs_where_verls_record_is_missing(
 def test_an_adapter_that_was_trained_on_keeps_its_own_scale(
     run: Path, tmp_path: Path, adapted: dict[str, torch.Tensor]
 ) -> None:
+    (run / "checkpoints/global_step_2/actor/lora_train_meta.json").unlink()
     own = tmp_path / "adapter"
     configure(run, lora_adapter_path=str(own), lora_alpha=99)
     with pytest.raises(ConfigurationError, match=r"lora_adapter_path=.*put it back"):
