@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -419,3 +420,15 @@ def test_nodes_that_only_generate_are_nodes() -> None:
     apart = ("split.train_nodes=1", "split.rollout_nodes=2")
     assert subject("mode=separate_async", *apart).nodes == 3
     assert subject("mode=sync", *apart).nodes == 1
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_fused_kernels_need_tied_embeddings(tmp_path: Path, whole: list[str], tied: bool) -> None:
+    file = tmp_path / "student/config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tie_word_embeddings": tied}))
+    made = subject(*whole, "actor_rollout_ref.model.use_fused_kernels=true")
+    if tied:
+        assert levels(list(inputs.student(made))) == [Level.OK]
+    else:
+        with pytest.raises(ConfigurationError, match=r"use_fused_kernels=true: .* set it to false"):
+            list(inputs.student(made))

@@ -23,6 +23,11 @@ VAL_COLUMNS = ("prompt", "data_source", "reward_model")
 def student(subject: Subject) -> Iterable[Finding]:
     model = subject.config.actor_rollout_ref.model
     check_model(model.path, template=model.get("custom_chat_template"))
+    if model.use_fused_kernels and not _ties_embeddings(model.path):
+        raise ConfigurationError(
+            f"actor_rollout_ref.model.use_fused_kernels=true: {model.path} has an output layer of "
+            "its own, on which verl's sharded kernels fail; set it to false"
+        )
     shape = subject.shape
     size = "" if shape is None else f", {shape.parameters / 1e9:.2f} billion parameters"
     yield ok(f"{model.path} loads{size}; its tokenizer has a chat template")
@@ -104,6 +109,12 @@ def check_model(path: str, *, template: str | None = None) -> None:
             f"actor_rollout_ref.model.path={path}: its tokenizer has no chat template; set "
             "actor_rollout_ref.model.custom_chat_template"
         )
+
+
+def _ties_embeddings(path: str) -> bool:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(path).get_text_config().tie_word_embeddings
 
 
 def local_shape(path: str) -> Shape | None:
