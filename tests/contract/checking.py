@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 from ropd_verl.checks.finding import Finding, Level, Subject
 from ropd_verl.config import compose_config
@@ -12,5 +12,5 @@ def subject(*overrides: str, name: str = "ropd", environ: dict[str, str] | None 
     return Subject(compose_config(name, list(overrides)), environ or {})
 
 
-def levels(findings: Iterator[Finding] | list[Finding]) -> list[Level]:
+def levels(findings: Iterable[Finding]) -> list[Level]:
     return [finding.level for finding in findings]
