@@ -1,182 +1,32 @@
-"""The report: which groups it shows, that its numbers are the journal's, that texts stay texts."""
+"""The report: which groups it shows, and that its numbers are the journal's."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from algo.cli import app
 from algo.report import write_report
-from algo.report.census import Census, Entry, percentile
+from algo.report.census import Census, percentile
 from algo.report.chart import chart
-from algo.report.page import fitted
-from algo.report.run_facts import RunFacts
 from algo.report.selection import SPECIAL_SHOWN, parse_steps, select
-from algo.report.text import excerpt, visible
 from algo.ropd.errors import ConfigurationError, JournalError
-from algo.ropd.journal import Journal
 from algo.ropd.record import sha256
 from algo.ropd.scoring import student_scores, teacher_scores
 from algo.ropd.teacher_index import Teacher, TeacherAnswer
 from algo.ropd.teacher_index_writer import TeacherIndexWriter
 from ropd_verl.judge_time import BUSY, WAITED
 from ropd_verl.step_times import STEP
-
-NO_FACTS = RunFacts("example/001", (), (), {})
-
-
-def entry(
-    position: int, step: int, scores: Sequence[float] | None = None, failure: str | None = None
-) -> Entry:
-    judged = None if scores is None else tuple(scores)
-    return Entry(position, step, judged, failure, latency_s=1.0, exact=True)
-
-
-def record(
-    texts: Sequence[str] = ("answer 5", "<think>so</think>answer 6", "cut"),
-    *,
-    step: int = 1,
-    failure: dict[str, Any] | None = None,
-    word: str = "word",
-) -> dict[str, Any]:
-    """A judged record of criteria worth 5, 3, 2 and 1: the last rollout is scored by a rule."""
-    count = len(texts) - 1
-    student = [[True, k % 2 == 0, False, False] for k in range(count)]
-    common = {
-        "schema_version": "ropd.judgement.v1",
-        "judgement_id": f"judgement {word}",
-        "uid": f"uid {word}",
-        "step": step,
-        "fingerprint": "f" * 64,
-        "time": "2026-01-01T00:00:00.000+00:00",
-        "latency_s": 2.5,
-        "question": f"question {word}",
-        "teachers": [{"sha256": "a" * 64}],
-        "rollouts": [
-            {"text": text, "sha256": sha256(text), "finished": k < count}
-            for k, text in enumerate(texts)
-        ],
-        "rubric_mode": "shared",
-        "verification_mode": "joint_blind",
-        "shuffle_seed": 0,
-        "templates": {"rubricator": "b" * 64, "verifier": "c" * 64},
-        "roles": {role: {"model": f"model {word}"} for role in ("rubricator", "verifier")},
-        "calls": [
-            {
-                "stage": "rubricator",
-                "fault": f"unparseable: {word}",
-                "cut_characters": 0,
-                "raw": f"raw {word}",
-                "length": len(f"raw {word}"),
-                "finish_reason": "stop",
-                "model": f"model {word}",
-                "prompt_tokens": 10,
-                "completion_tokens": None,
-                "latency_s": 1.5,
-                "attempts": 2,
-            },
-            {"stage": "verifier", "fault": f"timeout: {word}"},
-        ],
-    }
-    if failure is not None:
-        return {**common, "status": "failed", "failure": failure}
-    whole = word.encode(
-        "utf-8", "replace"
-    ).decode()  # pydantic lets no lone surrogate into a rubric
-    criteria = [
-        {
-            "criterion_id": f"c{k}",
-            "category": f"category {whole}",
-            "criterion": f"criterion {k} {whole}",
-            "points": points,
-        }
-        for k, points in enumerate((5, 3, 2, 1), start=1)
-    ]
-    panel = {
-        "rubric": criteria,
-        "students": list(range(count)),
-        "order": [*range(1, count + 1), 0],
-        "teacher_verdicts": [[True, True, True, False]],
-        "student_verdicts": student,
-    }
-    points = (5, 3, 2, 1)
-    scores = [sum(p for p, v in zip(points, verdict, strict=True) if v) / 11 for verdict in student]
-    return {
-        **common,
-        "status": "judged",
-        "rules": [None] * count + ["unfinished"],
-        "panels": [panel],
-        "scores": [*scores, 0.0],
-        "teacher_scores": [10 / 11],
-    }
-
-
-def failed(kind: str = "timeout", *, step: int = 1, word: str = "word") -> dict[str, Any]:
-    failure = {"kind": kind, "stage": "verifier", "endpoint": "e", "message": f"gave up {word}"}
-    return record(step=step, failure=failure, word=word)
-
-
-def write_journal(run: Path, *records: dict[str, Any]) -> Path:
-    async def write() -> None:
-        journal = Journal(run / "journal", 20_000)
-        for each in records:
-            await journal.append(each)
-        await journal.aclose()
-
-    asyncio.run(write())
-    return run
-
-
-def report(run: Path, **options: Any) -> Page:
-    out = run / "page" / "report.html"
-    write_report(run, out, **options)
-    return parsed(out.read_bytes().decode())
-
-
-@dataclass
-class Page:
-    html: str
-    tags: list[tuple[str, tuple[tuple[str, str | None], ...]]]
-    texts: list[str]
-    numbers: list[float]
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.texts).split())
-
-
-class _Reader(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.page = Page("", [], [], [])
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.page.tags.append((tag, tuple(attrs)))
-        if tag == "data":
-            self.page.numbers.append(float(dict(attrs)["value"] or "nan"))
-
-    def handle_data(self, data: str) -> None:
-        self.page.texts.append(data)
-
-
-def parsed(html: str) -> Page:
-    reader = _Reader()
-    reader.feed(html)
-    reader.close()
-    reader.page.html = html
-    return reader.page
-
+from tests.unit.reporting import (
+    entry,
+    failed,
+    record,
+    report,
+    write_journal,
+)
 
 # --- which groups ---------------------------------------------------------------------------
 
@@ -362,108 +212,6 @@ def test_teacher_answers_are_shown_from_the_index_that_the_run_names(tmp_path: P
     assert "\ntaught" in page.texts
     assert "T2 not in the teacher index any more" in page.text
     assert "is not where the run had it" not in page.text
-
-
-def test_the_page_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
-    page = report(write_journal(tmp_path, record(), failed()))
-    tags = {tag for tag, _ in page.tags}
-    assert not tags & {"script", "img", "iframe", "object", "embed", "base", "form", "audio"}
-    for tag, attributes in page.tags:
-        for name, value in attributes:
-            assert not name.startswith("on")
-            if name in ("href", "src", "action"):
-                assert (value or "").startswith("#") or (tag, value) == ("link", "data:,")
-    assert "url(" not in page.html
-    assert "@import" not in page.html
-    assert "default-src 'none'" in page.html
-
-
-# --- hostile and endless texts --------------------------------------------------------------
-
-HOSTILE = (
-    "</script><script>alert(1)</script>",
-    "<img src=x onerror=alert(1)>",
-    "</pre></details></article></body></html><h1>reward 1.0</h1>",
-    '"><svg onload=alert(1)>',
-    "{{ 7 * 7 }} {% include '/etc/passwd' %}",
-    "<!-- ",
-    "]]><![CDATA[",
-    "a lone \ud800 surrogate, \x00 and \u202e reversed",
-)
-
-
-@pytest.mark.parametrize("text", HOSTILE)
-def test_hostile_texts_are_shown_as_they_are(tmp_path: Path, text: str) -> None:
-    page = report(write_journal(tmp_path, record([text, "x", "y"]), failed(word=text)))
-    assert f"\n{visible(text)}" in page.texts
-    assert not any(tag in ("script", "img") for tag, _ in page.tags)
-
-
-@given(
-    st.text(st.characters(), min_size=1, max_size=80).filter(lambda text: "</think>" not in text)
-)
-@settings(deadline=None, max_examples=60)
-def test_no_text_changes_the_structure_of_the_page(text: str) -> None:
-    def page(word: str) -> Page:
-        records = [record([word, word, word], word=word), failed(word=word)]
-        census = Census((entry(0, 1, [8 / 11, 5 / 11, 0.0]), entry(1, 1, None, "timeout")), {})
-        chosen = select(census, None, None)
-        texts = {"a" * 64: word}
-        return parsed(
-            fitted(census, chosen, NO_FACTS, dict(enumerate(records)), texts, 10**7).decode()
-        )
-
-    shown = page(text)
-    assert shown.tags == page("word").tags
-    assert shown.texts.count(f"\n{visible(text)}") == 5  # three rollouts, a teacher twice
-    assert f"\nquestion {visible(text)}" in shown.texts
-
-
-@given(st.text(st.characters(), max_size=50))
-def test_visible_text_can_be_written_and_hides_nothing(text: str) -> None:
-    shown = visible(text)
-    shown.encode()
-    assert not {unicodedata.category(each) for each in set(shown) - set("\n\t\u200c\u200d")} & {
-        "Cc",
-        "Cf",
-        "Cs",
-    }
-    plain = "".join(character for character in text if character.isprintable())
-    assert visible(plain) == plain
-
-
-def test_what_reorders_or_hides_text_is_spelled_out() -> None:
-    assert visible("a\u202eb\u200bc\x1bd\ud800e\r\n\t") == (
-        "a<U+202E>b<U+200B>c<U+001B>d<U+D800>e<U+000D>\n\t"
-    )
-
-
-@given(st.text(max_size=60), st.integers(1, 50))
-def test_an_excerpt_keeps_both_ends_and_counts_what_it_leaves_out(text: str, limit: int) -> None:
-    part = excerpt(text, limit)
-    assert len(part.head + part.tail) + part.cut == len(text)
-    assert len(part.head + part.tail) <= max(limit, 0)
-    assert text.startswith(part.head)
-    assert text.endswith(part.tail)
-
-
-def test_endless_texts_are_cut_to_keep_the_bound_and_the_page_says_so(tmp_path: Path) -> None:
-    long = [record(["&" * 50_000] * 13, step=step) for step in range(1, 5)]
-    run = write_journal(tmp_path, *long)
-    page = report(run)
-    assert len(page.html.encode()) <= 3_000_000
-    assert "characters left out here" in page.text
-    larger = report(run, max_mb=30.0)
-    assert len(larger.html.encode()) > 3_000_000
-    assert "Texts longer than 20,000 characters" in larger.text
-
-
-def test_groups_are_left_out_when_cutting_texts_is_not_enough(tmp_path: Path) -> None:
-    run = write_journal(tmp_path, *(record(["x" * 400] * 65, step=step) for step in (1, 2, 3)))
-    page = report(run, max_mb=0.12)
-    assert len(page.html.encode()) <= 120_000
-    assert "groups were left out to keep the page small" in page.text
-    assert "1 of the journal's 3 groups" in page.text
 
 
 # --- parts and the command ------------------------------------------------------------------
