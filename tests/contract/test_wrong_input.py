@@ -122,7 +122,8 @@ def test_too_few_ray_cpus_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unreachable_judge(data: Path, index: Path, tmp_path: Path) -> None:
     config = compose_config("ropd_cpu", [])
     build_tokenizer().save_pretrained(tmp_path)
-    (tmp_path / "config.json").write_text('{"model_type": "qwen3"}')
+    config_json = '{"model_type": "qwen3", "tie_word_embeddings": true}'
+    (tmp_path / "config.json").write_text(config_json)
     OmegaConf.update(config, "actor_rollout_ref.model.path", str(tmp_path))
     config.data.train_files = config.data.val_files = str(data)
     config.ropd.teacher_index, config.ropd.teacher_answers = str(index), 1
