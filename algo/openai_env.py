@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from algo.ropd.endpoint import Endpoint
-from algo.ropd.errors import ConfigurationError
-from algo.ropd.settings import RoleSettings
+from algo.errors import ConfigurationError
+from algo.llm.endpoint import Endpoint
+from algo.llm.settings import RoleSettings
 
 OPENAI_BASE_URL: Final = "https://api.openai.com/v1"
 
@@ -41,6 +41,13 @@ class ResolvedRole:
             f"{self.endpoint.role}: model {self.endpoint.model} ({self.model_from}), "
             f"endpoint {self.endpoint.base_url} ({self.base_url_from}), key {self.key_from}"
         )
+
+
+def resolve_roles(
+    roles: Mapping[str, RoleSettings], environ: Mapping[str, str]
+) -> list[ResolvedRole]:
+    """Every role that a method asks, in its order; raises as `resolve_role` does."""
+    return [resolve_role(role, settings, environ) for role, settings in roles.items()]
 
 
 def resolve_role(

@@ -34,10 +34,10 @@ from pathlib import Path
 
 from aiohttp import web
 
-from algo.ropd.journal import read_records
-from algo.ropd.pipeline import Group, Pipeline, Rollout, build_pipeline
+from algo.judge.journal import read_records
+from algo.ropd.pipeline import Engine, Group, Rollout, build_pipeline
 from algo.ropd.settings import RopdSettings
-from algo.ropd.teacher_index import TeacherAnswer
+from algo.teacher.teacher_index import TeacherAnswer
 
 MEDIAN_S = {"rubricator": 0.8, "verifier": 0.5}
 SIGMA = 0.35
@@ -93,7 +93,7 @@ def groups_of(step: int, count: int, characters: int) -> list[Group]:
     ]
 
 
-async def judge_step(pipeline: Pipeline, groups: Sequence[Group], stream_s: float) -> float:
+async def judge_step(pipeline: Engine, groups: Sequence[Group], stream_s: float) -> float:
     """Seconds from the landing of the last group to the last score."""
     landing = [stream_s * number / max(1, len(groups) - 1) for number in range(len(groups))]
 

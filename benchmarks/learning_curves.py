@@ -24,8 +24,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from ropd_verl.step_times import StepTimes, step_times
-from ropd_verl.summary import REWARD, read_metrics
+from algo.runs.step_times import StepTimes, step_times
+from algo.runs.summary import REWARD, read_metrics
 
 PARTS = 4
 

@@ -22,13 +22,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from algo.ropd.teacher_index import (  # noqa: E402
-    Teacher,
-    TeacherAnswer,
-    TeacherIndex,
-    prompt_fingerprint,
-)
-from algo.ropd.teacher_index_writer import TeacherIndexWriter  # noqa: E402
+from algo.data.fingerprint import prompt_fingerprint  # noqa: E402
+from algo.teacher.teacher_index import Teacher, TeacherAnswer, TeacherIndex  # noqa: E402
+from algo.teacher.writer import TeacherIndexWriter  # noqa: E402
 
 ANSWERS, CHARACTERS, BATCH, LOOKUPS = 4, 3000, 500, 20_000
 SENTENCE = "Let $x_{%d} = \\frac{%d}{2}$; then by symmetry \\(x^2 + y^2 = %d\\).\n"

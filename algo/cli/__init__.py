@@ -13,7 +13,7 @@ from pathlib import Path
 import typer
 
 from algo.cli import data, doctor, export, plan, replay, report, teacher
-from algo.ropd.errors import RopdError
+from algo.errors import RopdError
 
 app = typer.Typer(
     help="Rubric-based on-policy distillation.",

@@ -125,7 +125,7 @@ def filter_(
     answers: Annotated[int, typer.Option(min=1, help="Usable answers a prompt needs (m).")] = 4,
 ) -> None:
     """Keep the rows whose prompts have enough answers, such as after a teacher refused some."""
-    from algo.data.filter import keep_answered
+    from algo.teacher.filter import keep_answered
 
     kept, rows = keep_answered(file, index, answers, out)
     typer.echo(f"{kept:,} of {rows:,} rows kept in {out}")

@@ -30,9 +30,9 @@ def doctor(
     """
     import os
 
+    from ropd_verl.checks.doctor import examine
     from ropd_verl.checks.finding import Level, Reach
     from ropd_verl.config import compose_config
-    from ropd_verl.doctor import examine
 
     reach = Reach.STATIC if static else Reach.MACHINE if offline else Reach.NETWORK
     count = dict.fromkeys(Level, 0)

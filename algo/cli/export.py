@@ -23,8 +23,8 @@ def export(
     """Merge a checkpoint's shards and adapter; write a card from what the run recorded."""
     import shutil
 
-    from algo.ropd.errors import ConfigurationError
-    from algo.ropd.model_card import model_card
+    from algo.errors import ConfigurationError
+    from algo.runs.model_card import model_card
 
     chosen = _step(run) if step is None else step
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -44,7 +44,7 @@ def export(
 
 
 def _step(run: Path) -> int:
-    from algo.ropd.errors import ConfigurationError
+    from algo.errors import ConfigurationError
 
     marker = run / "checkpoints" / "latest_checkpointed_iteration.txt"
     if not marker.is_file():
@@ -55,7 +55,7 @@ def _step(run: Path) -> int:
 def _config(run: Path) -> Any:
     from omegaconf import OmegaConf
 
-    from algo.ropd.errors import ConfigurationError
+    from algo.errors import ConfigurationError
 
     file = run / "config.yaml"
     if not file.is_file():
@@ -67,7 +67,7 @@ def _merge(shards: Path, out: Path, config: Mapping[str, Any]) -> None:
     import subprocess
     import sys
 
-    from algo.ropd.errors import ConfigurationError
+    from algo.errors import ConfigurationError
     from ropd_verl.adapter import FOLDER, merge_adapter, require_peft
 
     if not (shards / "fsdp_config.json").is_file():
@@ -103,7 +103,7 @@ def _merge(shards: Path, out: Path, config: Mapping[str, Any]) -> None:
 def _facts(run: Path, step: int, config: Mapping[str, Any]) -> Any:
     from importlib.metadata import version
 
-    from algo.ropd.model_card import CardFacts
+    from algo.runs.model_card import CardFacts
 
     teachers, provenance = _index(config["ropd"]["teacher_index"])
     return CardFacts(
@@ -121,9 +121,9 @@ def _facts(run: Path, step: int, config: Mapping[str, Any]) -> Any:
 def _index(path: str | None) -> tuple[list[Mapping[str, Any]] | None, Mapping[str, Any] | None]:
     from dataclasses import asdict
 
-    from algo.ropd.errors import TeacherIndexError
-    from algo.ropd.teacher_index import TeacherIndex
-    from ropd_verl.config import absolute
+    from algo.errors import TeacherIndexError
+    from algo.paths import absolute
+    from algo.teacher.teacher_index import TeacherIndex
 
     if path is None:
         return None, None
@@ -146,7 +146,7 @@ def _roles(journal: Path) -> Mapping[str, Mapping[str, Any]] | None:
 
 
 def _figures(run: Path, step: int) -> dict[str, float | int | None]:
-    from ropd_verl.summary import accuracies, read_metrics
+    from algo.runs.summary import accuracies, read_metrics
 
     steps = read_metrics(sorted((run / "metrics").glob("*.jsonl")))
     until = {number: data for number, data in steps.items() if number <= step}

@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from algo.data.prompt_file import PromptRow
-from algo.ropd.teacher_index import Header, TeacherAnswer
-from algo.ropd.teacher_index_stats import IndexStats, Lengths
+from algo.teacher.stats import IndexStats, Lengths
+from algo.teacher.teacher_index import Header, TeacherAnswer
 
 _BAR = 40
 

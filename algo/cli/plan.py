@@ -12,8 +12,9 @@ from algo.cli.doctor import ConfigName, Overrides
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from algo.llm.settings import PricesSettings
     from algo.ropd.plan import Measured, Workload
-    from algo.ropd.settings import PricesSettings, RopdSettings
+    from algo.ropd.settings import RopdSettings
 
 _CHARACTERS_PER_TOKEN = 4.0
 Tokens = Annotated[int, typer.Option(min=1, help="Mean, in tokens.")]
@@ -57,11 +58,12 @@ def plan(
 
     Texts' lengths are assumptions until a run has measured them (--run).
     """
-    from algo.ropd.errors import ConfigurationError
+    from algo.errors import ConfigurationError
+    from algo.paths import absolute
     from algo.ropd.plan import Measured, measured_in
+    from algo.runs.summary import read_metrics
     from ropd_verl.checks.finding import ropd_settings
-    from ropd_verl.config import absolute, compose_config
-    from ropd_verl.summary import read_metrics
+    from ropd_verl.config import compose_config
 
     config = compose_config(config_name, overrides or [])
     settings = ropd_settings(config)
@@ -95,8 +97,8 @@ def _workload(
     rubric: int,
     verdict: int,
 ) -> Workload:
-    from algo.ropd.budget import estimated_tokens
-    from algo.ropd.errors import ConfigurationError
+    from algo.errors import ConfigurationError
+    from algo.judge.context import estimated_tokens
     from algo.ropd.plan import Workload
     from algo.ropd.prompts import load_rubricator_template, load_verifier_template
 
@@ -126,7 +128,7 @@ def _prices(
     settings: RopdSettings, price_input: float | None, price_output: float | None
 ) -> PricesSettings:
     """The given prices, else the dearer of the two roles' configured ones."""
-    from algo.ropd.settings import PricesSettings
+    from algo.llm.settings import PricesSettings
 
     roles = (settings.judge.rubricator.prices, settings.judge.verifier.prices)
     dearest_in, dearest_out = (max(p.input for p in roles), max(p.output for p in roles))
@@ -190,8 +192,8 @@ def _step_lines(
 
 def _disk_lines(load: Workload, config: DictConfig, billions: float | None) -> list[str]:
     from algo.ropd.plan import plan_disk
-    from ropd_verl.checks.inputs import local_shape
-    from ropd_verl.checks.memory import Shape, checkpoint_gb
+    from ropd_verl.checks.memory import checkpoint_gb
+    from ropd_verl.checks.shape import Shape, local_shape
 
     model = config.actor_rollout_ref.model
     if billions is not None:

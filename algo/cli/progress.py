@@ -9,9 +9,9 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from algo.ropd.teacher_builder import BuildReport, Permission
-from algo.ropd.teacher_cost import Budget, cost
-from algo.ropd.teacher_index import AnswerStatus
+from algo.teacher.build import BuildReport, Permission
+from algo.teacher.cost import Budget, cost
+from algo.teacher.teacher_index import AnswerStatus
 
 _REFRESH_S = 0.2
 

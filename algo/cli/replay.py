@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from algo.judge.replay import Replayed
     from algo.ropd.rejudge import Rejudged
-    from algo.ropd.replay import Replayed
     from algo.ropd.settings import VerifierSettings
 
 
@@ -43,13 +43,14 @@ def replay(
     """Recompute every reward of a journal; exit code 1 if one differs from what the run used."""
     from itertools import islice
 
-    from algo.ropd.journal import read_records
-    from algo.ropd.replay import replay as replayed_records
+    from algo.judge.journal import read_records
+    from algo.judge.replay import replay as replayed_records
+    from algo.methods.registry import METHODS
     from algo.ropd.settings import VerifierSettings
 
     failed = sum(record["status"] == "failed" for record in read_records(journal))
     judged = inexact = 0
-    for replayed in replayed_records(journal):
+    for replayed in replayed_records(journal, METHODS):
         judged += 1
         if not replayed.exact:
             inexact += 1
@@ -65,7 +66,7 @@ def replay(
             temperature=temperature,
             max_tokens=max_tokens,
         )
-        chosen = list(islice(replayed_records(journal), limit))
+        chosen = list(islice(replayed_records(journal, METHODS), limit))
         outcome = asyncio.run(_rejudge(chosen, settings, teacher_index, concurrency))
         _report(outcome)
     if inexact:
@@ -75,29 +76,26 @@ def replay(
 async def _rejudge(
     chosen: list[Replayed], settings: VerifierSettings, teacher_index: Path | None, width: int
 ) -> Rejudged:
+    from algo.judge.asking import Judge
+    from algo.judge.preflight import check_roles
+    from algo.llm.scheduler import RequestScheduler
     from algo.openai_env import resolve_role
-    from algo.ropd.budget import Budget
-    from algo.ropd.client import Judge, Verifier
-    from algo.ropd.preflight import check_roles
-    from algo.ropd.prompts import load_verifier_template
+    from algo.ropd.client import Verifier
     from algo.ropd.rejudge import rejudge
-    from algo.ropd.scheduler import RequestScheduler
-    from algo.ropd.teacher_index import TeacherIndex
+    from algo.ropd.settings import JudgeSettings, RopdSettings
+    from algo.teacher.teacher_index import TeacherIndex
 
     role = resolve_role("verifier", settings, os.environ, "replay.verifier")
     index = None if teacher_index is None else TeacherIndex.open(teacher_index)
     async with RequestScheduler() as scheduler:
         await check_roles([role], scheduler)
-        verifier = Verifier(
-            Judge(role.endpoint, scheduler, priority=0),
-            load_verifier_template(None),
-            Budget("verifier", settings, "cut"),
-        )
+        judge = Judge(role.endpoint, scheduler, priority=0)
+        verifier = Verifier(judge, RopdSettings(judge=JudgeSettings(verifier=settings)))
         return await rejudge(chosen, verifier, index, width)
 
 
 def _report(outcome: Rejudged) -> None:
-    from algo.ropd.replay import agreement
+    from algo.analysis.agreement import agreement
 
     figures = agreement(outcome.comparisons)
     typer.echo(

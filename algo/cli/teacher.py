@@ -36,8 +36,8 @@ def stats(
 
     from algo.cli.index_report import print_stats
     from algo.data.prompt_file import distinct_prompts
-    from algo.ropd.teacher_index import TeacherIndex
-    from algo.ropd.teacher_index_stats import index_stats
+    from algo.teacher.stats import index_stats
+    from algo.teacher.teacher_index import TeacherIndex
 
     prompts = distinct_prompts(data, prompt_key) if data else None
     with TeacherIndex.open(index) as opened:
@@ -56,8 +56,8 @@ def verify(
     ] = False,
 ) -> None:
     """Read every byte and name every damaged record; exit code 1 if there is one."""
-    from algo.ropd.teacher_index_care import repair as repair_index
-    from algo.ropd.teacher_index_care import verify as verify_index
+    from algo.teacher.repair import repair as repair_index
+    from algo.teacher.repair import verify as verify_index
 
     found = verify_index(index)
     for damage in found.damage:
@@ -86,8 +86,8 @@ def show(
 
     from algo.cli.index_report import print_prompt
     from algo.data.prompt_file import distinct_prompts
-    from algo.ropd.errors import ConfigurationError
-    from algo.ropd.teacher_index import TeacherIndex
+    from algo.errors import ConfigurationError
+    from algo.teacher.teacher_index import TeacherIndex
 
     prompts = distinct_prompts(data) if data else {}
     with TeacherIndex.open(index) as opened:
@@ -105,7 +105,7 @@ def merge(
     out: Annotated[Path, typer.Option(help="The new index.")],
 ) -> None:
     """Write the answers of several indexes to a new one; what they share is written once."""
-    from algo.ropd.teacher_index_care import merge as merge_indexes
+    from algo.teacher.repair import merge as merge_indexes
 
     typer.echo(f"{merge_indexes(sources, out):,} answers in {out}")
 
@@ -116,7 +116,7 @@ def import_(
     out: Annotated[Path, typer.Option(help="The new index.")],
 ) -> None:
     """Convert files of the official release (ropd.teacher_index.v1 and .v2) to an index."""
-    from algo.ropd.teacher_index_official import import_official
+    from algo.teacher.official import import_official
 
     typer.echo(f"{import_official(files, out):,} answers in {out}")
 
@@ -131,8 +131,8 @@ def export(
 ) -> None:
     """Write the usable answers in the official release's format."""
     from algo.data.prompt_file import uids_by_fingerprint
-    from algo.ropd.teacher_index import TeacherIndex
-    from algo.ropd.teacher_index_official import export_official
+    from algo.teacher.official import export_official
+    from algo.teacher.teacher_index import TeacherIndex
 
     with TeacherIndex.open(index) as opened:
         written = export_official(opened, out, uids_by_fingerprint(data or ()))

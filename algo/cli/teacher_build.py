@@ -16,13 +16,13 @@ import typer
 
 if TYPE_CHECKING:
     from algo.data.prompt_file import PromptRow
-    from algo.ropd.endpoint import Endpoint
-    from algo.ropd.settings import PricesSettings
-    from algo.ropd.teacher_builder import BuildReport, Order, Wanted
-    from algo.ropd.teacher_cost import Budget
-    from algo.ropd.teacher_index import TeacherIndex
-    from algo.ropd.teacher_index_writer import TeacherIndexWriter
-    from algo.ropd.teacher_offline import OfflineEngine
+    from algo.llm.endpoint import Endpoint
+    from algo.llm.settings import PricesSettings
+    from algo.teacher.build import BuildReport, Order, Wanted
+    from algo.teacher.build_offline import OfflineEngine
+    from algo.teacher.cost import Budget
+    from algo.teacher.teacher_index import TeacherIndex
+    from algo.teacher.writer import TeacherIndexWriter
 
 
 class Backend(StrEnum):
@@ -109,14 +109,14 @@ def build(
 ) -> None:
     """Give every prompt its answers; run again after any interruption to go on."""
     from algo.data.prompt_file import distinct_prompts
+    from algo.errors import ConfigurationError
+    from algo.llm.settings import PricesSettings, RoleSettings
+    from algo.llm.wire import is_openai
     from algo.openai_env import resolve_role
-    from algo.ropd.errors import ConfigurationError
-    from algo.ropd.settings import PricesSettings, RoleSettings
-    from algo.ropd.teacher_builder import Order, Wanted, lacking, teacher_of
-    from algo.ropd.teacher_cost import Budget
-    from algo.ropd.teacher_index import TeacherIndex
-    from algo.ropd.teacher_index_writer import TeacherIndexWriter
-    from algo.ropd.wire import is_openai
+    from algo.teacher.build import Order, Wanted, lacking, teacher_of
+    from algo.teacher.cost import Budget
+    from algo.teacher.teacher_index import TeacherIndex
+    from algo.teacher.writer import TeacherIndexWriter
 
     if backend is Backend.VLLM:
         base_url, api_key_env = VLLM_URL, None
@@ -180,9 +180,9 @@ async def _by_requests(
     outage_s: float,
 ) -> BuildReport:
     from algo.cli.progress import BuildProgress
-    from algo.ropd.scheduler import RequestScheduler
-    from algo.ropd.settings import LimitsSettings
-    from algo.ropd.teacher_builder import build as build_index
+    from algo.llm.scheduler import RequestScheduler
+    from algo.llm.settings import LimitsSettings
+    from algo.teacher.build import build as build_index
 
     limits = LimitsSettings(
         concurrency=order.concurrency,
@@ -212,8 +212,8 @@ async def _by_batch(
     poll_s: float,
 ) -> BuildReport:
     from algo.cli.progress import BuildProgress
-    from algo.ropd.batch_api import BatchApi
-    from algo.ropd.teacher_batch import BatchLimits, build_by_batch
+    from algo.llm.batch_api import BatchApi
+    from algo.teacher.build_batch import BatchLimits, build_by_batch
 
     async with BatchApi(endpoint) as api:
         with BuildProgress(budget) as progress:
@@ -232,14 +232,14 @@ def _by_engine(
     engine: OfflineEngine,
 ) -> BuildReport:
     from algo.cli.progress import BuildProgress
-    from algo.ropd.teacher_offline import build_offline
+    from algo.teacher.build_offline import build_offline
 
     with BuildProgress(budget) as progress:
         return build_offline(prompts, order, endpoint, engine, writer, progress)
 
 
 def _ray_teacher(model: str, tensor_parallel: int, replicas: int) -> OfflineEngine:
-    from algo.ropd.errors import ConfigurationError
+    from algo.errors import ConfigurationError
 
     try:
         # By name: the method's own code does not know Ray.
@@ -267,7 +267,7 @@ def _print_estimate(
     prices: PricesSettings,
     max_tokens: int,
 ) -> None:
-    from algo.ropd.teacher_cost import cost, estimate
+    from algo.teacher.cost import cost, estimate
 
     earlier = (answer.completion_tokens for answer in index or ())
     size = estimate(wanted, earlier, max_tokens)
@@ -284,8 +284,8 @@ def _print_estimate(
 
 
 def _report_distinct(out: Path, order: Order) -> None:
-    from algo.ropd.teacher_index import TeacherIndex
-    from algo.ropd.teacher_index_stats import index_stats
+    from algo.teacher.stats import index_stats
+    from algo.teacher.teacher_index import TeacherIndex
 
     with TeacherIndex.open(out) as index:
         distinct = index_stats(index).distinct_per_prompt

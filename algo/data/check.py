@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from algo.data.fingerprint import prompt_fingerprint
 from algo.data.prompt_file import chat_messages, read_rows
-from algo.ropd.ground_truth import can_grade
-from algo.ropd.teacher_index import prompt_fingerprint
+from algo.grading.ground_truth import can_grade
 
 _ROLES = {"system", "user", "assistant", "tool"}
 

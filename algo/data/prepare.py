@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from algo.data.fingerprint import prompt_fingerprint
 from algo.data.prompt_file import read_rows
 from algo.data.sources import Question, Source
-from algo.ropd.errors import ConfigurationError
-from algo.ropd.teacher_index import prompt_fingerprint
+from algo.errors import ConfigurationError
 
 _STRING = pa.string()
 SCHEMA = pa.schema(

@@ -2,7 +2,7 @@
 
 Needed is the column ``prompt`` (a list of chat messages with ``role`` and ``content``); used where
 they exist are ``data_source`` and ``reward_model.ground_truth``. This module does not make or judge
-files (`tracks`, `check`).
+files (`prepare`, `check`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from algo.ropd.errors import ConfigurationError
-from algo.ropd.teacher_index import prompt_fingerprint
+from algo.data.fingerprint import prompt_fingerprint
+from algo.errors import ConfigurationError
 
 _BATCH_ROWS = 2048
 PathLike = str | os.PathLike[str]

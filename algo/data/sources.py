@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from algo.data.prompt_file import chat_messages, read_rows
-from algo.ropd.errors import ConfigurationError
+from algo.errors import ConfigurationError
 
 BOXED = "{question}\n\nReason step by step and put the final answer within \\boxed{}."
 CHOICE = "{question}\n\nReason step by step and end with a line of the form `Answer: LETTER`."

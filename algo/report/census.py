@@ -7,17 +7,15 @@ held against their hashes. Memory grows with the number of groups, not with thei
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean, quantiles
 from typing import Any
 
-from algo.ropd.errors import JournalError
-from algo.ropd.journal import read_records
-from algo.ropd.record import JUDGEMENT_SCHEMA
-from algo.ropd.replay import replay_record
+from algo.judge.replay import read_judgements, replay_record
+from algo.methods.registry import METHODS
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ def take_census(journal: Path) -> Census:
     """Raises `JournalError` where the journal is missing, damaged or of another version."""
     stages: dict[str, Stage] = {}
     entries: list[Entry] = []
-    for position, record in enumerate(_records(journal)):
+    for position, record in enumerate(read_judgements(journal)):
         entries.append(_entry(position, record))
         for call in record["calls"]:
             stages.setdefault(call["stage"], Stage()).add(call)
@@ -120,7 +118,7 @@ def records_at(journal: Path, positions: Iterable[int]) -> dict[int, dict[str, A
     found: dict[int, dict[str, Any]] = {}
     if not wanted:
         return found
-    for position, record in enumerate(_records(journal)):
+    for position, record in enumerate(read_judgements(journal)):
         if position in wanted:
             found[position] = record
             if len(found) == len(wanted):
@@ -135,16 +133,6 @@ def percentile(values: list[float], share: int) -> float | None:
     return quantiles(values, n=100, method="inclusive")[share - 1]
 
 
-def _records(journal: Path) -> Iterator[dict[str, Any]]:
-    for record in read_records(journal):
-        if record.get("schema_version") != JUDGEMENT_SCHEMA:
-            raise JournalError(
-                f"{journal}: a record of schema {record.get('schema_version')!r}, not "
-                f"{JUDGEMENT_SCHEMA!r}: read it with the version that wrote it"
-            )
-        yield record
-
-
 def _entry(position: int, record: Mapping[str, Any]) -> Entry:
     judged = record["status"] == "judged"
     return Entry(
@@ -153,5 +141,5 @@ def _entry(position: int, record: Mapping[str, Any]) -> Entry:
         scores=tuple(record["scores"]) if judged else None,
         failure=None if judged else record["failure"]["kind"],
         latency_s=record["latency_s"],
-        exact=not judged or replay_record(record).exact,
+        exact=not judged or replay_record(record, METHODS).exact,
     )

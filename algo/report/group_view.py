@@ -6,18 +6,21 @@ interpreted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from typing import Any, Final
 
+from algo.judge.group import Rule
+from algo.judge.method import Panel
+from algo.judge.record import COMMON_KEYS, sha256
+from algo.judge.replay import method_of, replay_record
+from algo.methods.registry import METHODS
 from algo.report.text import Excerpt, excerpt
-from algo.ropd.group import Rule
-from algo.ropd.record import sha256
-from algo.ropd.replay import replay_record
 from algo.ropd.rubric import Criterion, Rubric, Verdict, weighted_pass_rate
-from algo.ropd.scoring import Panel
-from algo.ropd.thinking import after_thinking
+from algo.ropd.scoring import RubricPanel
+from algo.thinking import after_thinking
 
 _RULES: Final[Mapping[str, str]] = {
     Rule.UNFINISHED: "it was cut off at the token limit",
@@ -62,13 +65,21 @@ class PanelView:
 
 
 @dataclass(frozen=True)
+class EvidenceView:
+    """A panel of a method that writes no rubric: its students' scores and what was recorded."""
+
+    scores: tuple[tuple[str, float], ...]
+    evidence: Excerpt
+
+
+@dataclass(frozen=True)
 class RolloutView:
     label: str
     score: float
     """The recorded reward, which the run used."""
     recomputed: float
     sum: str | None
-    """The reward spelled out; None where a rule gave it."""
+    """The reward spelled out from its criteria, where it has any."""
     rule: str | None
     rule_meaning: str | None
     missed: tuple[Criterion, ...]
@@ -109,11 +120,14 @@ class GroupView:
     question: Excerpt
     exact: bool
     panels: tuple[PanelView, ...]
+    evidence: tuple[EvidenceView, ...]
     rollouts: tuple[RolloutView, ...]
     teachers: tuple[TeacherView, ...]
     calls: tuple[CallView, ...]
     failure: Mapping[str, Any] | None
     failure_message: Excerpt | None
+    setup: tuple[tuple[str, str], ...]
+    """How the method was set: name and value."""
 
     @property
     def attempts(self) -> int:
@@ -128,20 +142,24 @@ def view(
     `teacher_texts` has teacher answers by hash, as far as they are known.
     """
     failure = record.get("failure")
-    replayed = None if failure else replay_record(record)
+    replayed = None if failure else replay_record(record, METHODS)
     panels = replayed.panels if replayed else ()
+    rubrics = [panel for panel in panels if isinstance(panel, RubricPanel)]
+    others = [panel for panel in panels if not isinstance(panel, RubricPanel)]
     recomputed = replayed.scores if replayed else ()
     return GroupView(
         anchor=f"group-{position}",
         record=record,
         question=excerpt(record["question"], limit),
         exact=replayed is None or replayed.exact,
-        panels=tuple(_panel(panel, limit) for panel in panels),
-        rollouts=_rollouts(record, panels, recomputed, limit),
+        panels=tuple(_panel(panel, limit) for panel in rubrics),
+        evidence=tuple(_evidence(panel, limit) for panel in others),
+        rollouts=_rollouts(record, rubrics, recomputed, limit),
         teachers=_teachers(record, teacher_texts, limit),
         calls=tuple(_call(call, limit) for call in record["calls"]),
         failure=failure,
         failure_message=excerpt(failure["message"], limit) if failure else None,
+        setup=tuple(_setup(record)),
     )
 
 
@@ -152,7 +170,7 @@ def spelled_sum(rubric: Rubric, verdict: Verdict) -> str:
     return f"{points or '0'} of {rubric.total} = {score:.3f}"
 
 
-def _panel(panel: Panel, limit: int) -> PanelView:
+def _panel(panel: RubricPanel, limit: int) -> PanelView:
     columns = _columns(panel)
     rows = tuple(
         Row(
@@ -166,7 +184,24 @@ def _panel(panel: Panel, limit: int) -> PanelView:
     return PanelView(columns, rows, len(panel.students), panel.rubric.total)
 
 
-def _columns(panel: Panel) -> tuple[Column, ...]:
+def _evidence(panel: Panel, limit: int) -> EvidenceView:
+    labels = [f"R{index + 1}" for index in panel.students]
+    written = json.dumps(panel.record(), indent=1, ensure_ascii=False)
+    return EvidenceView(tuple(zip(labels, panel.scores(), strict=True)), excerpt(written, limit))
+
+
+def _setup(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What a record holds beside the keys that every method's has."""
+    yield "method", method_of(record)
+    for key, value in record.items():
+        if key in COMMON_KEYS:
+            continue
+        if isinstance(value, Mapping):
+            value = ", ".join(f"{name} {str(entry)[:12]}" for name, entry in value.items())
+        yield key.replace("_", " "), str(value)[:100]
+
+
+def _columns(panel: RubricPanel) -> tuple[Column, ...]:
     """The rollouts first, then the teachers; the pool that was shuffled has the teachers first."""
     place = {pool: shown for shown, pool in enumerate(panel.order, start=1)}
     m = len(panel.teacher_verdicts)
@@ -189,7 +224,10 @@ def _columns(panel: Panel) -> tuple[Column, ...]:
 
 
 def _rollouts(
-    record: Mapping[str, Any], panels: Sequence[Panel], recomputed: Sequence[float], limit: int
+    record: Mapping[str, Any],
+    panels: Sequence[RubricPanel],
+    recomputed: Sequence[float],
+    limit: int,
 ) -> tuple[RolloutView, ...]:
     """The judged rollouts; those of a failed group have no reward and are left to the journal."""
     if not recomputed:

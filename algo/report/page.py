@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from algo.errors import ConfigurationError
 from algo.report import chart as drawing
 from algo.report.census import Census, Entry, percentile, records_at, take_census
 from algo.report.group_view import GroupView, view
@@ -24,7 +25,6 @@ from algo.report.run_facts import RunFacts, read_facts
 from algo.report.selection import Selection, select
 from algo.report.teachers import teacher_texts
 from algo.report.text import visible
-from algo.ropd.errors import ConfigurationError
 
 DEFAULT_MAX_MB: Final = 3.0
 _TEXT_LIMITS: Final = (20_000, 8_000, 3_000, 1_000, 300)

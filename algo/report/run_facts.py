@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from algo.ropd.errors import ConfigurationError
+from algo.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from ropd_verl.step_times import StepTimes
+    from algo.runs.step_times import StepTimes
 
 _FIGURES: Final[Mapping[str, str]] = {
     "accuracy_before": "accuracy before, sampled",
@@ -117,7 +117,7 @@ def _config(file: Path) -> Mapping[str, Any]:
 def _existing(configured: str | None) -> Path | None:
     if configured is None:
         return None
-    from ropd_verl.config import absolute
+    from algo.paths import absolute
 
     index = absolute(configured)
     return index if index.is_file() else None
@@ -128,8 +128,8 @@ def _measured(folder: Path) -> tuple[Mapping[str, Mapping[int, float]], StepTime
     files = sorted(folder.glob("*.jsonl"))
     if not files:
         return {}, None
-    from ropd_verl.step_times import step_times
-    from ropd_verl.summary import accuracies, read_metrics
+    from algo.runs.step_times import step_times
+    from algo.runs.summary import accuracies, read_metrics
 
     steps = read_metrics(files)
     shares = {

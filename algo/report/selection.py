@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from algo.errors import ConfigurationError
 from algo.report.census import Census, Entry
-from algo.ropd.errors import ConfigurationError
 
 GROUPS_A_STEP: Final = 2
 SPECIAL_SHOWN: Final = 10

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from algo.ropd.group import Rollout
-from algo.ropd.record import sha256
-from algo.ropd.teacher_index import TeacherIndex
+from algo.judge.group import Rollout
+from algo.judge.record import sha256
+from algo.teacher.teacher_index import TeacherIndex
 
 
 def teacher_texts(index: Path | None, records: Iterable[Mapping[str, Any]]) -> dict[str, str]:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from algo.ropd.errors import ConfigurationError
-from algo.ropd.settings import PricesSettings
+from algo.errors import ConfigurationError
+from algo.llm.settings import PricesSettings
 
 RubricMode = Literal["shared", "per_student"]
 VerificationMode = Literal["joint_blind", "joint_named", "isolated", "students_only"]

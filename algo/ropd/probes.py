@@ -12,10 +12,11 @@ import logging
 from dataclasses import dataclass
 from typing import Final
 
-from algo.ropd.client import Transcript, Verifier
-from algo.ropd.errors import FailureKind, JudgeFailure, JudgeOutage
+from algo.errors import FailureKind, JudgeFailure, JudgeOutage
+from algo.judge.asking import Transcript
+from algo.ropd.client import Verifier
 from algo.ropd.rubric import Criterion, Rubric, weighted_pass_rate
-from algo.ropd.scoring import in_pool_order, shuffle_order
+from algo.ropd.scoring import Pool, shuffle_key
 from algo.ropd.settings import ProbesSettings
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,14 @@ PROBES: Final = {
 }
 
 
+PROBE_METRICS: Final[dict[str, str]] = {
+    "probe/failed": "1 when the last probing could not be judged, else 0.",
+    "probe/max_score": "The highest score that a probe, which is no answer, got.",
+    "probe/good_score": "The score of the good answer shown beside the probes.",
+    "probe/<name>": "The score of one probe: " + ", ".join(PROBES) + ".",
+}
+
+
 @dataclass(frozen=True)
 class ProbeReport:
     """Scores in [0, 1]: one a probe, and the good answer's."""
@@ -84,10 +93,10 @@ class ProbeReport:
 
 async def probe(verifier: Verifier, seed: int, step: int, transcript: Transcript) -> ProbeReport:
     """Judge all probes once; raises `JudgeFailure` or `JudgeOutage`."""
-    pool = [GOOD_ANSWER, *PROBES.values()]
-    order = shuffle_order(seed, f"probes at step {step}", (), len(pool))
-    shown = await verifier.judge(QUESTION, RUBRIC, [pool[place] for place in order], transcript)
-    scores = [weighted_pass_rate(RUBRIC, verdict) for verdict in in_pool_order(shown, order)]
+    key = shuffle_key(seed, f"probes at step {step}", ())
+    pool = Pool.shuffled((), (GOOD_ANSWER, *PROBES.values()), "joint_blind", key)
+    verdicts = await verifier.judge(QUESTION, RUBRIC, pool, transcript)
+    scores = [weighted_pass_rate(RUBRIC, verdict) for verdict in verdicts]
     return ProbeReport(dict(zip(PROBES, scores[1:], strict=True)), scores[0])
 
 

@@ -12,13 +12,23 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from algo.errors import ConfigurationError, FailureKind, JournalError, JudgeFailure
+from algo.judge.group import Rollout
+from algo.judge.record import sha256
+from algo.judge.replay import Replayed, method_of
 from algo.ropd.client import Verifier
-from algo.ropd.errors import FailureKind, JournalError, JudgeFailure
-from algo.ropd.group import Rollout
-from algo.ropd.record import sha256
-from algo.ropd.replay import Comparison, Replayed
-from algo.ropd.scoring import Panel, in_pool_order
-from algo.ropd.teacher_index import TeacherIndex
+from algo.ropd.rubric import Rubric, Verdict
+from algo.ropd.scoring import Pool, RubricPanel
+from algo.teacher.teacher_index import TeacherIndex
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two judges' verdicts on the same answers under the same rubric."""
+
+    rubric: Rubric
+    before: tuple[Verdict, ...]
+    after: tuple[Verdict, ...]
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,12 @@ async def rejudge(
     async def work() -> None:
         for replayed in waiting:
             for panel in replayed.panels:
+                if not isinstance(panel, RubricPanel):
+                    raise ConfigurationError(
+                        f"--rejudge compares verdicts under rubrics, and judgement "
+                        f"{replayed.judgement_id} was made by {method_of(replayed.record)}, which "
+                        "writes none: replay it without --rejudge"
+                    )
                 try:
                     comparisons.append(await _compare(replayed, panel, verifier, teachers))
                 except JudgeFailure as failure:
@@ -55,11 +71,11 @@ async def rejudge(
 
 
 async def _compare(
-    replayed: Replayed, panel: Panel, verifier: Verifier, teachers: TeacherIndex | None
+    replayed: Replayed, panel: RubricPanel, verifier: Verifier, teachers: TeacherIndex | None
 ) -> Comparison:
     record = replayed.record
     students = [Rollout(record["rollouts"][index]["text"], True).answer for index in panel.students]
-    before = [*panel.teacher_verdicts, *panel.student_verdicts]
+    before = panel.teacher_verdicts + panel.student_verdicts
     texts: list[str] = []
     order = panel.order
     count = len(panel.teacher_verdicts)
@@ -68,18 +84,9 @@ async def _compare(
     elif count:
         order = tuple(place - count for place in order if place >= count)
         before = before[count:]
-    sources = ["TEACHER"] * len(texts) + ["STUDENT"] * len(students)
-    pool = texts + students
-    mode = record["verification_mode"]
-    shown = await verifier.judge(
-        record["question"],
-        panel.rubric,
-        [pool[place] for place in order],
-        [],
-        sources=[sources[place] for place in order] if mode == "joint_named" else None,
-        isolated=mode == "isolated",
-    )
-    return Comparison(panel.rubric, tuple(before), tuple(in_pool_order(shown, order)))
+    pool = Pool(tuple(texts), tuple(students), order, record["verification_mode"])
+    after = await verifier.judge(record["question"], panel.rubric, pool, [])
+    return Comparison(panel.rubric, before, after)
 
 
 def _teacher_texts(replayed: Replayed, teachers: TeacherIndex) -> list[str]:

@@ -3,22 +3,23 @@
 The wire formats are `ropd.rubric.v1` and `ropd.batch_verifier.v2`. Extra keys in a reply are
 tolerated; ids other than c1..cK, points outside 1..5, a judgement of the wrong length, and a
 missing, double or unknown answer are not. Totals that a model writes are never read: a reward is
-computed here, from booleans. Finding the JSON inside a reply is `extraction.py`'s part.
+computed here, from booleans. Finding the JSON inside a reply is `judge/extraction.py`'s part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    StrictBool,
-    StrictInt,
-    StringConstraints,
-    ValidationError,
+from pydantic import Field, StrictBool, StrictInt, StringConstraints
+
+from algo.judge.extraction import (
+    InvalidReply,
+    Value,
+    array,
+    check_schema,
+    strict_object,
+    validated,
 )
 
 RUBRIC_SCHEMA: Final = "ropd.rubric.v1"
@@ -30,11 +31,7 @@ Verdict = tuple[bool, ...]
 """One boolean a criterion, in the rubric's order (v_ik of Eq. 3)."""
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Criterion(_Value):
+class Criterion(Value):
     """c_k of Eq. 2: a yes/no demand on a single answer and its weight w_k (`points`)."""
 
     criterion_id: str
@@ -43,7 +40,7 @@ class Criterion(_Value):
     points: Points
 
 
-class Rubric(_Value):
+class Rubric(Value):
     """C_x of Eq. 2: the criteria that all rollouts of a prompt are judged by."""
 
     criteria: tuple[Criterion, ...]
@@ -51,10 +48,6 @@ class Rubric(_Value):
     @property
     def total(self) -> int:
         return sum(criterion.points for criterion in self.criteria)
-
-
-class InvalidReply(ValueError):
-    """A reply's JSON breaks the schema; the message is written for the model that wrote it."""
 
 
 def weighted_pass_rate(rubric: Rubric, verdict: Verdict) -> float:
@@ -69,8 +62,8 @@ def weighted_pass_rate(rubric: Rubric, verdict: Verdict) -> float:
 
 def parse_rubric(payload: Mapping[str, Any], criteria: tuple[int, int]) -> Rubric:
     """The Rubric in a decoded `ropd.rubric.v1` object; raises `InvalidReply`."""
-    reply = _validated(_RubricReply, payload)
-    _check_schema(reply.schema_version, RUBRIC_SCHEMA)
+    reply = validated(_RubricReply, payload)
+    check_schema(reply.schema_version, RUBRIC_SCHEMA)
     count = len(reply.rubrics)
     if not criteria[0] <= count <= criteria[1]:
         raise InvalidReply(f'"rubrics" holds {count} criteria; give {criteria[0]} to {criteria[1]}')
@@ -88,8 +81,8 @@ def parse_verdicts(
 
     Returns `answer_count` verdicts of length K; raises `InvalidReply`.
     """
-    reply = _validated(_VerifierReply, payload)
-    _check_schema(reply.schema_version, VERIFIER_SCHEMA)
+    reply = validated(_VerifierReply, payload)
+    check_schema(reply.schema_version, VERIFIER_SCHEMA)
     indices = sorted(answer.answer_index for answer in reply.answers)
     if indices != list(range(1, answer_count + 1)):
         raise InvalidReply(
@@ -108,7 +101,7 @@ def parse_verdicts(
 
 def rubric_json_schema(criteria: tuple[int, int]) -> dict[str, Any]:
     """The JSON schema of a Rubricator reply, in the subset that OpenAI's strict mode takes."""
-    criterion = _strict_object(
+    criterion = strict_object(
         {
             "criterion_id": {"type": "string"},
             "category": {"type": "string"},
@@ -116,10 +109,10 @@ def rubric_json_schema(criteria: tuple[int, int]) -> dict[str, Any]:
             "points": {"type": "integer", "enum": [1, 2, 3, 4, 5]},
         }
     )
-    return _strict_object(
+    return strict_object(
         {
             "schema_version": {"type": "string", "enum": [RUBRIC_SCHEMA]},
-            "rubrics": _array(criterion, *criteria),
+            "rubrics": array(criterion, *criteria),
             "maximum_score": {"type": "integer"},
         }
     )
@@ -127,65 +120,30 @@ def rubric_json_schema(criteria: tuple[int, int]) -> dict[str, Any]:
 
 def verifier_json_schema(answer_count: int, criterion_count: int) -> dict[str, Any]:
     """The JSON schema of a Verifier reply on `answer_count` answers and K criteria."""
-    answer = _strict_object(
+    answer = strict_object(
         {
             "answer_index": {"type": "integer"},
-            "judgement": _array({"type": "boolean"}, criterion_count, criterion_count),
+            "judgement": array({"type": "boolean"}, criterion_count, criterion_count),
         }
     )
-    return _strict_object(
+    return strict_object(
         {
             "schema_version": {"type": "string", "enum": [VERIFIER_SCHEMA]},
-            "answers": _array(answer, answer_count, answer_count),
+            "answers": array(answer, answer_count, answer_count),
         }
     )
 
 
-_Reply = TypeVar("_Reply", bound=_Value)
-
-
-class _RubricReply(_Value):
+class _RubricReply(Value):
     schema_version: str
     rubrics: tuple[Criterion, ...]
 
 
-class _AnswerReply(_Value):
+class _AnswerReply(Value):
     answer_index: StrictInt
     judgement: tuple[StrictBool, ...]
 
 
-class _VerifierReply(_Value):
+class _VerifierReply(Value):
     schema_version: str
     answers: tuple[_AnswerReply, ...]
-
-
-def _validated(model: type[_Reply], payload: Mapping[str, Any]) -> _Reply:
-    try:
-        return model.model_validate(payload)
-    except ValidationError as error:
-        faults = error.errors(include_url=False, include_input=False)[:5]
-        raise InvalidReply(
-            "; ".join(f"{_json_path(fault['loc'])}: {fault['msg']}" for fault in faults)
-        ) from None
-
-
-def _json_path(location: tuple[int | str, ...]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)[1:]
-
-
-def _check_schema(found: str, wanted: str) -> None:
-    if found != wanted:
-        raise InvalidReply(f'"schema_version" is {found!r}; it must be {wanted!r}')
-
-
-def _strict_object(properties: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
-def _array(items: dict[str, Any], least: int, most: int) -> dict[str, Any]:
-    return {"type": "array", "items": items, "minItems": least, "maxItems": most}

@@ -1,67 +1,20 @@
 """The typed form of the Hydra node `ropd`.
 
 Validated once, at start, by `RopdSettings.from_node`: an unknown key, a wrong type or a
-contradiction is one `ConfigurationError` line that names the key. This module reads no environment
-variable and no file; `algo/openai_env.py` fills what a role leaves `null` from the environment.
+contradiction is one `ConfigurationError` line that names the key.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from algo.ropd.errors import ConfigurationError
-
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Seconds = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-
-
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class PricesSettings(_Settings):
-    """What a million tokens cost, in any one currency."""
-
-    input: float = Field(default=0.0, ge=0.0)
-    cached: float = Field(default=0.0, ge=0.0)
-    """Prompt tokens that the endpoint reports as served from its cache."""
-    output: float = Field(default=0.0, ge=0.0)
-
-
-class RoleSettings(_Settings):
-    """One LLM role: which endpoint answers for it, and how it is asked."""
-
-    model: str | None = None
-    """`null`: ROPD_<ROLE>_MODEL of the environment."""
-    base_url: str | None = None
-    """Up to and including `/v1`. `null`: OPENAI_BASE_URL of the environment, else OpenAI's own."""
-    api_key_env: str | None = "OPENAI_API_KEY"
-    """The NAME of the variable that holds the key; `null` for an endpoint that asks for none."""
-    api: Literal["chat_completions", "responses"] = "chat_completions"
-    temperature: float | None = Field(default=None, ge=0.0)
-    """`null` leaves the endpoint's default, as for every sampling key below."""
-    top_p: float | None = Field(default=None, gt=0.0, le=1.0)
-    seed: int | None = None
-    reasoning_effort: str | None = None
-    max_tokens: int = Field(default=4096, ge=1)
-    """Most tokens of a reply, thinking included."""
-    max_tokens_key: Literal["auto", "max_tokens", "max_completion_tokens"] = "auto"
-    """What a chat completion calls this limit; `auto`: the newer name at OpenAI and Azure alone."""
-    timeout_s: Seconds = 120.0
-    """For one attempt, from sending to the reply's last byte."""
-    context_tokens: int | None = Field(default=None, ge=1)
-    """The model's context window; `null` sends any length and lets the endpoint refuse it."""
-    tokenizer: str | None = None
-    """A tokenizer.json (or a folder with one) to count tokens with; `null` estimates high."""
-    structured: Literal["auto", "json_schema", "text"] = "auto"
-    """`auto` asks under a JSON schema, and for text once the endpoint names it as refused."""
-    extra_body: dict[str, Any] = {}
-    """Further keys of the request's body, such as vLLM's `chat_template_kwargs`."""
-    prices: PricesSettings = PricesSettings()
+from algo.errors import ConfigurationError
+from algo.judge.settings import EngineSettings
+from algo.llm.settings import Fraction, LimitsSettings, RoleSettings, Settings
 
 
 class RubricatorSettings(RoleSettings):
@@ -75,72 +28,22 @@ class VerifierSettings(RoleSettings):
     """Table A2."""
 
 
-class RetriesSettings(_Settings):
-    """How often a request is tried again, by the kind of failure.
+class JudgeSettings(Settings):
+    """The models that judge, and what bounds their requests."""
 
-    A failure that shows the whole endpoint to be down is charged to the endpoint (it waits, up to
-    `outage_s`), not to the request.
-    """
-
-    transport: int = Field(default=6, ge=0)
-    rate_limit: int = Field(default=12, ge=0)
-    timeout: int = Field(default=2, ge=0)
-    refusal: int = Field(default=1, ge=0)
-    truncated: int = Field(default=2, ge=0)
-    unparseable: int = Field(default=2, ge=0)
-    """A repair turn tells the model what was wrong, as for `truncated` and `invalid`."""
-    invalid: int = Field(default=2, ge=0)
-
-
-class LimitsSettings(_Settings):
-    """One limiter for all roles of a process."""
-
-    concurrency: int = Field(default=64, ge=1)
-    """Requests in flight to one endpoint at the start."""
-    max_concurrency: int = Field(default=256, ge=1)
-    """The limit grows up to here while the endpoint keeps up; it shrinks on 429 and timeouts."""
-    requests_per_minute: int | None = Field(default=None, ge=1)
-    """Over all roles; `null` is no limit."""
-    tokens_per_minute: int | None = Field(default=None, ge=1)
-    """Prompt and reply over all roles; what a reply really used is charged. `null` is no limit."""
-    queue: int = Field(default=20_000, ge=1)
-    """Most requests waiting; one more is an error."""
-    retries: RetriesSettings = RetriesSettings()
-    backoff_s: Seconds = 0.5
-    """Before the first retry of a request; doubles, with jitter."""
-    max_backoff_s: Seconds = 30.0
-    stage_deadline_s: Seconds = 600.0
-    """For one stage of a group (its rubric, or all its verdicts) with every retry and wait. A
-    group is thus judged or failed within twice this, plus at most `outage_s` of waiting for an
-    endpoint that is down."""
-    breaker_failures: int = Field(default=5, ge=1)
-    """An endpoint that fails this often in a row is taken to be down: requests wait for it."""
-    outage_s: Seconds = 300.0
-    """How long an endpoint may be down before the run stops, from when it is taken to be down."""
-    hedge_after_s: Seconds | None = None
-    """Send a second copy of a request unanswered for so long, and take the first reply."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.max_concurrency < self.concurrency:
-            raise ValueError("max_concurrency is below concurrency: raise it or lower the other")
-        return self
-
-
-class JudgeSettings(_Settings):
     rubricator: RubricatorSettings = RubricatorSettings()
     verifier: VerifierSettings = VerifierSettings()
     limits: LimitsSettings = LimitsSettings()
 
 
-class PromptsSettings(_Settings):
+class PromptsSettings(Settings):
     rubricator: Path | None = None
     """`null`: the shipped prompts/rubricator.txt."""
     verifier: Path | None = None
     """`null`: the shipped prompts/verifier.txt."""
 
 
-class RubricSettings(_Settings):
+class RubricSettings(Settings):
     mode: Literal["shared", "per_student"] = "shared"
     """`shared` is Eq. 2; `per_student` redoes Table 6's "w/o sharing"."""
     min_criteria: int = Field(default=4, ge=1)
@@ -153,7 +56,7 @@ class RubricSettings(_Settings):
         return self
 
 
-class VerificationSettings(_Settings):
+class VerificationSettings(Settings):
     mode: Literal["joint_blind", "joint_named", "isolated", "students_only"] = "joint_blind"
     """`joint_blind` is Eq. 3 and section 4.3; `joint_named` redoes Table 6's "w/o blind";
     `isolated` sends one answer a call; `students_only` leaves the teachers out of the pool."""
@@ -165,18 +68,7 @@ class VerificationSettings(_Settings):
     `fail` the group as context_overflow."""
 
 
-class GateSettings(_Settings):
-    """The quality gate: too many failed groups stop the run."""
-
-    window: int = Field(default=64, ge=1)
-    """The last so many groups are looked at."""
-    max_failed_fraction: Fraction = 0.3
-    """The gate closes once more than this share of a whole window has failed."""
-    action: Literal["stop", "pause"] = "stop"
-    """`pause` holds the groups back and lets single ones try again, up to limits.outage_s."""
-
-
-class ProbesSettings(_Settings):
+class ProbesSettings(Settings):
     """Answers that must score low under any judge, sent at start and every so many steps."""
 
     every_steps: int | None = Field(default=None, ge=1)
@@ -185,23 +77,18 @@ class ProbesSettings(_Settings):
     action: Literal["warn", "stop"] = "warn"
 
 
-class RopdSettings(_Settings):
+class RopdSettings(EngineSettings):
     """The node `ropd` of the Hydra configuration."""
 
-    teacher_index: Path | None = None
-    """File made by `ropd teacher build`."""
-    teacher_answers: int = Field(default=4, ge=1)
-    """m of Eq. 1."""
-    journal_dir: Path | None = None
-    """Folder of the judgement journal; one process writes to it."""
-    journal_rotate_mb: int = Field(default=256, ge=1)
-    """A journal file that has grown past this is closed and a new one begun."""
     prompts: PromptsSettings = PromptsSettings()
     rubric: RubricSettings = RubricSettings()
     verification: VerificationSettings = VerificationSettings()
     judge: JudgeSettings = JudgeSettings()
-    gate: GateSettings = GateSettings()
     probes: ProbesSettings = ProbesSettings()
+
+    @property
+    def limits(self) -> LimitsSettings:
+        return self.judge.limits
 
     @classmethod
     def from_node(cls, node: Mapping[str, Any]) -> RopdSettings:
@@ -209,13 +96,14 @@ class RopdSettings(_Settings):
         try:
             return cls.model_validate(dict(node))
         except ValidationError as error:
-            raise ConfigurationError(_one_line(error)) from None
+            raise ConfigurationError(one_line(error, "ropd")) from None
 
 
-def _one_line(error: ValidationError) -> str:
+def one_line(error: ValidationError, node: str) -> str:
+    """Every fault that pydantic found in the node, by key, on one line."""
     faults = []
     for fault in error.errors(include_url=False):
-        key = ".".join(["ropd", *(str(part) for part in fault["loc"])])
+        key = ".".join([node, *(str(part) for part in fault["loc"])])
         if fault["type"] == "extra_forbidden":
             faults.append(f"{key}: no such setting")
         else:

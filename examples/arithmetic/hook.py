@@ -23,7 +23,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from algo.ropd.errors import ConfigurationError, RopdError
+from algo.errors import ConfigurationError, RopdError
 from examples.arithmetic.dataset import train_rows, validation_rows, write_parquet
 from examples.arithmetic.impairments import Impairments
 from examples.arithmetic.judge_process import module_command, module_environment, running_judge

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from algo.ropd.errors import RopdError
+from algo.errors import RopdError
 from examples.arithmetic.impairments import Impairments
 
 START_LIMIT_S = 60.0

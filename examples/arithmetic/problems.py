@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from algo.ropd.ground_truth import grade
+from algo.grading.ground_truth import grade
 
 SMALLEST_OPERAND = 100
 LARGEST_OPERAND = 9999

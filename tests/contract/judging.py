@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from algo.ropd.pipeline import Group, Pipeline, Rollout, build_pipeline
+from algo.judge.method import TeacherAnswers
+from algo.ropd.pipeline import Engine, Group, Rollout, build_pipeline
 from algo.ropd.rubric import weighted_pass_rate
 from algo.ropd.settings import RopdSettings
-from algo.ropd.teacher_index import TeacherAnswer
+from algo.teacher.teacher_index import TeacherAnswer
 from tests.contract.fake_judge import expected_rubric, expected_verdict
 
 
@@ -24,8 +25,13 @@ class FourTeachers:
 
 
 def pipeline_for(
-    url: str, folder: Path, *, environ: Mapping[str, str] | None = None, **node: Any
-) -> Pipeline:
+    url: str,
+    folder: Path,
+    *,
+    environ: Mapping[str, str] | None = None,
+    teachers: TeacherAnswers | None = None,
+    **node: Any,
+) -> Engine:
     """A pipeline whose both roles are the fake judge at `url`, in a hurry."""
     role = {"model": "fake", "base_url": url, "api_key_env": None, "timeout_s": 2.0}
     judge = {
@@ -34,7 +40,7 @@ def pipeline_for(
         "limits": {"backoff_s": 0.01, "max_backoff_s": 0.1, **node.pop("limits", {})},
     }
     settings = RopdSettings.from_node({"journal_dir": folder, "judge": judge, **node})
-    return build_pipeline(settings, environ or {}, FourTeachers())
+    return build_pipeline(settings, environ or {}, teachers or FourTeachers())
 
 
 def group(number: int, size: int = 8, **changes: Any) -> Group:

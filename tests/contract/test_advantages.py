@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from verl.trainer.ppo.core_algos import agg_loss, get_adv_estimator_fn
 
-from algo.ropd.reward_manager import on_grid
 from ropd_verl.config import compose_config
+from ropd_verl.reward_manager import on_grid
 
 EPSILON = 1e-6
 

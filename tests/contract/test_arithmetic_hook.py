@@ -13,9 +13,9 @@ import pytest
 
 pytest.importorskip("torch")
 from algo.data.prompt_file import read_prompts
-from algo.ropd.errors import ConfigurationError, RopdError
-from algo.ropd.teacher_coverage import require_answers
-from algo.ropd.teacher_index import TeacherIndex
+from algo.errors import ConfigurationError, RopdError
+from algo.teacher.coverage import require_answers
+from algo.teacher.teacher_index import TeacherIndex
 from examples import arithmetic
 from examples.arithmetic import hook
 

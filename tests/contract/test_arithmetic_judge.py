@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from algo.ropd.group import Group, Rollout
+from algo.judge.group import Group, Rollout
 from algo.ropd.pipeline import build_pipeline
 from algo.ropd.settings import RopdSettings
-from algo.ropd.teacher_index import TeacherAnswer
+from algo.teacher.teacher_index import TeacherAnswer
 from examples.arithmetic.impairments import Impairments
 from examples.arithmetic.judge_process import module_command, module_environment, running_judge
 from examples.arithmetic.problems import Problem, is_correct

@@ -12,9 +12,9 @@ from itertools import combinations, product
 
 import pytest
 
+from ropd_verl.checks.doctor import examine
 from ropd_verl.checks.finding import Level, Reach
 from ropd_verl.config import CONFIG_DIR, compose_config
-from ropd_verl.doctor import examine
 
 GROUPS = {
     group: tuple(sorted(file.stem for file in (CONFIG_DIR / group).glob("*.yaml")))

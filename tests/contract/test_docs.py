@@ -21,11 +21,12 @@ import pytest
 import typer
 
 from algo.cli import app
+from algo.paths import REPOSITORY
 from ropd_verl import train
+from ropd_verl.checks.doctor import examine
 from ropd_verl.checks.finding import Level, Reach
 from ropd_verl.checks.machine import _optional_packages
-from ropd_verl.config import REPOSITORY, compose_config
-from ropd_verl.doctor import examine
+from ropd_verl.config import compose_config
 
 DOCS = sorted((REPOSITORY / "docs").glob("*.md"))
 ASSIGNMENT = re.compile(r"[A-Z][A-Z0-9_]*=")

@@ -18,13 +18,14 @@ from verl.models.transformers import monkey_patch
 from verl.utils.config import omega_conf_to_dataclass
 
 from algo.cli import app
-from algo.ropd import preflight as judge_preflight
-from algo.ropd.errors import ConfigurationError
-from algo.ropd.teacher_index import Teacher, TeacherAnswer, prompt_fingerprint
-from algo.ropd.teacher_index_writer import TeacherIndexWriter
+from algo.data.fingerprint import prompt_fingerprint
+from algo.errors import ConfigurationError
+from algo.judge import preflight as judge_preflight
+from algo.teacher.teacher_index import Teacher, TeacherAnswer
+from algo.teacher.writer import TeacherIndexWriter
 from examples.arithmetic.student import build_tokenizer
-from ropd_verl import doctor, preflight
-from ropd_verl.checks import composition, inputs, judge
+from ropd_verl.checks import composition, doctor, inputs, judge
+from ropd_verl.checks import start as preflight
 from ropd_verl.checks.finding import Level, Reach, Subject
 from ropd_verl.config import compose_config
 from tests.contract.checking import levels, subject
@@ -357,7 +358,7 @@ def test_a_start_runs_the_doctors_checks(
 def test_the_checks_leave_verls_platform_undecided() -> None:
     """A start chooses it after the checks; verl decides once a process and would take a GPU's."""
     program = (
-        "from ropd_verl import doctor; from ropd_verl.config import compose_config\n"
+        "from ropd_verl.checks import doctor; from ropd_verl.config import compose_config\n"
         "list(doctor.examine(compose_config('ropd_cpu', []), {}, doctor.MACHINE))\n"
         "from verl.plugin.platform import platform_manager as chosen\n"
         "print(chosen._current_platform)"

@@ -18,10 +18,10 @@ from verl.model_merger import __main__ as merger
 from verl.utils.checkpoint.fsdp_checkpoint_manager import FSDPCheckpointManager
 
 from algo.cli import app
-from algo.ropd.errors import ConfigurationError
-from algo.ropd.model_card import CardFacts, model_card, public_name
-from algo.ropd.teacher_index import Teacher
-from algo.ropd.teacher_index_writer import TeacherIndexWriter
+from algo.errors import ConfigurationError
+from algo.runs.model_card import CardFacts, model_card, public_name
+from algo.teacher.teacher_index import Teacher
+from algo.teacher.writer import TeacherIndexWriter
 from examples.arithmetic.student import build_tokenizer
 from ropd_verl import adapter
 

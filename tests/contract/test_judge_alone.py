@@ -6,9 +6,10 @@ import asyncio
 import sys
 from pathlib import Path
 
+from algo.data.fingerprint import prompt_fingerprint
 from algo.ropd.pipeline import Rollout
-from algo.ropd.teacher_index import Teacher, TeacherAnswer, prompt_fingerprint
-from algo.ropd.teacher_index_writer import TeacherIndexWriter
+from algo.teacher.teacher_index import Teacher, TeacherAnswer
+from algo.teacher.writer import TeacherIndexWriter
 from tests.contract.fake_judge import FakeJudge
 from tests.contract.judging import group, right_scores
 

@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from algo.ropd.errors import FailureKind, JudgeFailure, JudgeOutage
-from algo.ropd.journal import read_records
-from algo.ropd.pipeline import Pipeline, ScoredGroup
-from algo.ropd.replay import replay
+from algo.errors import FailureKind, JudgeFailure, JudgeOutage
+from algo.judge.journal import read_records
+from algo.judge.replay import replay
+from algo.methods.registry import METHODS
+from algo.ropd.pipeline import Engine, ScoredGroup
 from tests.contract.fake_judge import FAULTS, HARMLESS, FakeJudge
 from tests.contract.judging import group, pipeline_for, right_scores
 
@@ -58,7 +59,7 @@ def share(rate: float, fault: str) -> FakeJudge:
     return FakeJudge(fault=drawn)
 
 
-async def outcomes(pipeline: Pipeline) -> list[ScoredGroup | BaseException]:
+async def outcomes(pipeline: Engine) -> list[ScoredGroup | BaseException]:
     groups = [group(number) for number in range(GROUPS)]
     return await asyncio.gather(
         *(pipeline.score_group(each) for each in groups), return_exceptions=True
@@ -92,7 +93,7 @@ async def test_some_faults_change_no_score_and_every_failure_has_its_kind(
     assert metrics["ropd/groups_judged"] == GROUPS - len(failed)
     statuses = [record["status"] for record in read_records(tmp_path)]
     assert statuses.count("failed") == len(failed)
-    assert all(replayed.exact for replayed in replay(tmp_path))
+    assert all(replayed.exact for replayed in replay(tmp_path, METHODS))
     if fault in HARMLESS:
         assert metrics["ropd/judge/retries"] == 0.0
     elif rate == 0.2:

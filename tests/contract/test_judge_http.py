@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from algo.ropd.errors import ConfigurationError, FailureKind, JudgeFailure, JudgeOutage
-from algo.ropd.journal import read_records
+from algo.errors import ConfigurationError, FailureKind, JudgeFailure, JudgeOutage
+from algo.judge.journal import read_records
+from algo.judge.preflight import check_judge
+from algo.methods.registry import roles_of
+from algo.openai_env import resolve_roles
 from algo.ropd.pipeline import Rollout
-from algo.ropd.preflight import check_judge
 from algo.ropd.settings import RopdSettings
 from tests.contract.fake_judge import FakeJudge
 from tests.contract.judging import group, pipeline_for, right_scores
@@ -206,14 +208,15 @@ async def test_the_journal_keeps_all_that_a_reward_was_made_of(tmp_path: Path) -
 
 async def test_check_judge_says_where_every_value_came_from() -> None:
     async with FakeJudge(key="k").serve() as url:
-        settings = RopdSettings.from_node({"judge": {"rubricator": {"model": "fake"}}}).judge
+        settings = RopdSettings.from_node({"judge": {"rubricator": {"model": "fake"}}})
         environ = {
             "OPENAI_BASE_URL": url,
             "OPENAI_API_KEY": "k",
             "ROPD_VERIFIER_MODEL": "fake",
         }
-        lines = await check_judge(settings, environ)
-    assert lines == [
+        roles = resolve_roles(roles_of(settings), environ)
+        await check_judge(roles, settings.limits)
+    assert [role.line() for role in roles] == [
         f"rubricator: model fake (from ropd.judge.rubricator.model), endpoint {url} "
         "(from OPENAI_BASE_URL), key from OPENAI_API_KEY",
         f"verifier: model fake (from ROPD_VERIFIER_MODEL), endpoint {url} "

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from algo.ropd.errors import FailureKind, JudgeFailure, JudgeOutage
-from algo.ropd.journal import read_records
+from algo.errors import FailureKind, JudgeFailure, JudgeOutage
+from algo.judge.journal import read_records
+from algo.judge.replay import replay
+from algo.methods.registry import METHODS
 from algo.ropd.pipeline import Rollout
 from algo.ropd.probes import PROBES
 from algo.ropd.prompts import inert
-from algo.ropd.replay import replay
 from algo.ropd.rubric import weighted_pass_rate
+from algo.teacher.teacher_index import TeacherAnswer
 from tests.contract.fake_judge import FakeJudge, blocks, expected_rubric, expected_verdict
-from tests.contract.judging import group, pipeline_for, right_scores
+from tests.contract.judging import FourTeachers, group, pipeline_for, right_scores
 from tests.unit.test_prompts import hostile
 
 LIVELY = settings(
@@ -43,18 +46,18 @@ async def test_every_mode_scores_alike_and_replays(
     rubric: str, verification: str, tmp_path: Path
 ) -> None:
     judge = FakeJudge()
-    node = {"rubric": {"mode": rubric}, "verification": {"mode": verification}}
+    node: dict[str, Any] = {"rubric": {"mode": rubric}, "verification": {"mode": verification}}
     of = group(3, size=3)
     async with judge.serve() as url, pipeline_for(url, tmp_path, **node) as pipeline:
         scored = await pipeline.score_group(of)
     assert scored.scores == right_scores(of)
-    assert all(replayed.exact for replayed in replay(tmp_path))
+    assert all(replayed.exact for replayed in replay(tmp_path, METHODS))
     panels = 3 if rubric == "per_student" else 1
     shown = 7 if rubric == "shared" else 5
     shown -= 4 if verification == "students_only" else 0
     calls = panels * (shown if verification == "isolated" else 1)
     assert judge.requests == {"rubricator": panels, "verifier": calls}
-    assert len(scored.rubrics) == panels
+    assert len(scored.panels) == panels
     assert len(scored.teacher_scores) == (0 if verification == "students_only" else 4)
 
 
@@ -76,7 +79,7 @@ async def test_blind_verification_shows_all_answers_shuffled_under_neutral_label
 
 async def test_named_verification_says_who_wrote_each_answer(tmp_path: Path) -> None:
     judge = FakeJudge()
-    node = {"verification": {"mode": "joint_named"}}
+    node: dict[str, Any] = {"verification": {"mode": "joint_named"}}
     async with judge.serve() as url, pipeline_for(url, tmp_path, **node) as pipeline:
         await pipeline.score_group(group(1))
     for label, text in blocks(verifier_prompts(judge)[0])[2:]:
@@ -86,7 +89,7 @@ async def test_named_verification_says_who_wrote_each_answer(tmp_path: Path) -> 
 
 async def test_isolated_calls_share_their_prefix_and_the_first_goes_ahead(tmp_path: Path) -> None:
     judge = FakeJudge(delay_s=lambda role: 0.05)
-    node = {"verification": {"mode": "isolated"}}
+    node: dict[str, Any] = {"verification": {"mode": "isolated"}}
     async with judge.serve() as url, pipeline_for(url, tmp_path, **node) as pipeline:
         await pipeline.score_group(group(1))
         calls = next(read_records(tmp_path))["calls"]
@@ -98,12 +101,18 @@ async def test_isolated_calls_share_their_prefix_and_the_first_goes_ahead(tmp_pa
 
 
 async def test_identical_teacher_answers_are_shown_once_and_counted(tmp_path: Path) -> None:
+    class Repeating(FourTeachers):
+        def answers(self, fingerprint: str, m: int) -> Sequence[TeacherAnswer]:
+            return [*super().answers(fingerprint, 1)] * m
+
     judge = FakeJudge()
-    async with judge.serve() as url, pipeline_for(url, tmp_path) as pipeline:
-        stored = pipeline._teachers.answers("f", 1)
-        pipeline._teachers.answers = lambda fingerprint, m: [*stored] * m  # type: ignore[method-assign]
+    async with (
+        judge.serve() as url,
+        pipeline_for(url, tmp_path, teachers=Repeating()) as pipeline,
+    ):
         scored = await pipeline.score_group(group(1))
-    assert scored.metrics["teacher_answers"] == 1.0
+        metrics = pipeline.metrics()
+    assert metrics["ropd/teacher_answers"] == 1.0
     assert len(scored.teacher_scores) == 1
     assert labels(judge.bodies[0]["messages"][0]["content"]).count("TEACHER ANSWER 1") == 1
 
@@ -125,7 +134,7 @@ async def test_no_answer_changes_the_scores_of_the_others(text: str, tmp_path: P
     if answer.rule is None:
         verdict = tuple(expected_verdict(criteria, inert(answer.answer)))
         assert scored.scores[1] == weighted_pass_rate(rubric, verdict)
-    assert all(replayed.exact for replayed in replay(folder))
+    assert all(replayed.exact for replayed in replay(folder, METHODS))
 
 
 @pytest.mark.parametrize("overflow", ["cut", "split"])
@@ -165,7 +174,7 @@ async def test_an_overflow_that_may_not_be_cut_fails_the_group(tmp_path: Path) -
 
 async def test_no_more_requests_are_in_flight_than_allowed(tmp_path: Path) -> None:
     judge = FakeJudge(delay_s=lambda role: 0.02)
-    limits = {"concurrency": 3, "max_concurrency": 3}
+    limits: dict[str, Any] = {"concurrency": 3, "max_concurrency": 3}
     async with judge.serve() as url, pipeline_for(url, tmp_path, limits=limits) as pipeline:
         groups = [group(number) for number in range(10)]
         scored = await asyncio.gather(*(pipeline.score_group(each) for each in groups))
@@ -178,7 +187,7 @@ async def test_concurrency_grows_to_what_the_judge_takes_and_settles_there(
 ) -> None:
     judge = FakeJudge(delay_s=lambda role: 0.02)
     judge.fault = lambda role, number: "429" if judge.in_flight > 12 else ""
-    limits = {"concurrency": 2, "max_concurrency": 64}
+    limits: dict[str, Any] = {"concurrency": 2, "max_concurrency": 64}
     async with judge.serve() as url, pipeline_for(url, tmp_path, limits=limits) as pipeline:
         groups = [group(number) for number in range(120)]
         scored = await asyncio.gather(*(pipeline.score_group(each) for each in groups))
@@ -190,7 +199,7 @@ async def test_concurrency_grows_to_what_the_judge_takes_and_settles_there(
 
 async def test_tokens_a_minute_are_charged_as_used(tmp_path: Path) -> None:
     judge = FakeJudge()
-    limits = {"tokens_per_minute": 20_000, "stage_deadline_s": 20.0}
+    limits: dict[str, Any] = {"tokens_per_minute": 20_000, "stage_deadline_s": 20.0}
     async with judge.serve() as url, pipeline_for(url, tmp_path, limits=limits) as pipeline:
         groups = [group(number) for number in range(20)]
         scored = await asyncio.gather(*(pipeline.score_group(each) for each in groups))
@@ -212,7 +221,7 @@ async def test_waiting_for_an_endpoint_is_visible(
 
 async def test_groups_near_their_end_go_first(tmp_path: Path) -> None:
     judge = FakeJudge(delay_s=lambda role: 0.01)
-    limits = {"concurrency": 1, "max_concurrency": 1}
+    limits: dict[str, Any] = {"concurrency": 1, "max_concurrency": 1}
     async with judge.serve() as url, pipeline_for(url, tmp_path, limits=limits) as pipeline:
         await asyncio.gather(*(pipeline.score_group(group(number)) for number in range(5)))
     prompts = [body["messages"][0]["content"] for body in judge.bodies]
@@ -220,26 +229,9 @@ async def test_groups_near_their_end_go_first(tmp_path: Path) -> None:
     assert "".join(stages) == "rv" * 5
 
 
-async def test_a_hedge_saves_a_group_from_a_slow_reply(tmp_path: Path) -> None:
-    judge = FakeJudge(fault=lambda role, number: "hang" if number == 0 else "")
-    limits = {"hedge_after_s": 0.1}
-    role = {"timeout_s": 20.0}
-    async with (
-        judge.serve() as url,
-        pipeline_for(url, tmp_path, limits=limits, rubricator=role, verifier=role) as pipeline,
-    ):
-        started = time.monotonic()
-        scored = await pipeline.score_group(group(1))
-        metrics = pipeline.metrics()
-    assert time.monotonic() - started < 5.0
-    assert scored.scores == right_scores(group(1))
-    assert metrics["ropd/judge/hedges"] == 2.0
-    assert metrics["ropd/judge/in_flight"] == 0.0
-
-
 async def test_a_long_retry_after_is_bounded_by_the_deadline(tmp_path: Path) -> None:
     judge = FakeJudge(fault=lambda role, number: "429_long")
-    limits = {"stage_deadline_s": 0.5, "outage_s": 60.0, "breaker_failures": 100}
+    limits: dict[str, Any] = {"stage_deadline_s": 0.5, "outage_s": 60.0, "breaker_failures": 100}
     async with judge.serve() as url, pipeline_for(url, tmp_path, limits=limits) as pipeline:
         started = time.monotonic()
         with pytest.raises(JudgeFailure) as failed:
@@ -251,7 +243,7 @@ async def test_a_long_retry_after_is_bounded_by_the_deadline(tmp_path: Path) -> 
 async def test_running_out_of_time_says_nothing_about_the_endpoint(tmp_path: Path) -> None:
     faults = ["500"] * 4 + ["hang"] + ["500"] * 100
     judge = FakeJudge(fault=lambda role, number: faults[number])
-    limits = {
+    limits: dict[str, Any] = {
         "stage_deadline_s": 0.3,
         "outage_s": 0.3,
         "breaker_failures": 5,
@@ -307,7 +299,7 @@ def credulous(judge: FakeJudge) -> None:
 
 async def test_probes_run_at_the_first_step_and_every_so_many(tmp_path: Path) -> None:
     judge = FakeJudge()
-    node = {"probes": {"every_steps": 2, "max_score": 1.0}}
+    node: dict[str, Any] = {"probes": {"every_steps": 2, "max_score": 1.0}}
     async with judge.serve() as url, pipeline_for(url, tmp_path, **node) as pipeline:
         for step in (1, 2, 3, 4, 5):
             await pipeline.score_group(group(step, step=step))
@@ -323,7 +315,7 @@ async def test_a_probe_that_scores_high_warns_or_stops(
     for action in ("warn", "stop"):
         judge = FakeJudge()
         credulous(judge)
-        node = {"probes": {"every_steps": 1, "action": action}}
+        node: dict[str, Any] = {"probes": {"every_steps": 1, "action": action}}
         folder = tmp_path / action
         async with judge.serve() as url, pipeline_for(url, folder, **node) as pipeline:
             with pytest.raises((JudgeOutage, JudgeFailure)) as stopped:
@@ -340,7 +332,7 @@ async def test_groups_that_are_given_up_midway_leave_nothing_behind(tmp_path: Pa
         delay_s=lambda role: 0.01,
         fault=lambda role, number: ("500", "429", "hang", "", "", "", "")[number % 7],
     )
-    limits = {"concurrency": 4, "max_concurrency": 4, "hedge_after_s": 0.05}
+    limits: dict[str, Any] = {"concurrency": 4, "max_concurrency": 4}
     role = {"timeout_s": 0.3}
     async with (
         judge.serve() as url,

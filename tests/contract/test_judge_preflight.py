@@ -8,9 +8,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from algo.ropd import preflight
-from algo.ropd.errors import ConfigurationError
-from algo.ropd.preflight import check_judge
+from algo.errors import ConfigurationError
+from algo.judge import preflight
+from algo.judge.preflight import check_judge
+from algo.methods.registry import roles_of
+from algo.openai_env import resolve_roles
 from algo.ropd.settings import RopdSettings
 from tests.contract.fake_judge import FakeJudge
 
@@ -19,7 +21,8 @@ async def check(url: str, verifier: dict[str, Any] | None = None, **of_both: Any
     role = {"model": "fake", "base_url": url, "api_key_env": "K", **of_both}
     limits = {"backoff_s": 0.01, "max_backoff_s": 0.02}
     judge = {"rubricator": role, "verifier": {**role, **(verifier or {})}, "limits": limits}
-    await check_judge(RopdSettings.from_node({"judge": judge}).judge, {"K": "sk-key"})
+    settings = RopdSettings.from_node({"judge": judge})
+    await check_judge(resolve_roles(roles_of(settings), {"K": "sk-key"}), settings.limits)
 
 
 async def test_each_role_is_asked_once_as_the_run_will_ask() -> None:

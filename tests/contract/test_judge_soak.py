@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from algo.ropd.errors import JudgeFailure
-from algo.ropd.pipeline import Pipeline
-from algo.ropd.replay import replay
+from algo.errors import JudgeFailure
+from algo.judge.replay import replay
+from algo.methods.registry import METHODS
+from algo.ropd.pipeline import Engine
 from tests.contract.fake_judge import FAULTS, FakeJudge
 from tests.contract.judging import group, pipeline_for, right_scores
 
@@ -42,7 +43,7 @@ def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-async def judge_step(pipeline: Pipeline, start: int) -> int:
+async def judge_step(pipeline: Engine, start: int) -> int:
     groups = [group(number, size=4) for number in range(start, start + STEP)]
     ends = await asyncio.gather(
         *(pipeline.score_group(each) for each in groups), return_exceptions=True
@@ -75,5 +76,5 @@ async def test_nothing_grows_over_twenty_thousand_judgements(tmp_path: Path) -> 
     assert open_files() <= files_before + 2
     quarter = len(memory) // 4
     assert max(memory[-quarter:]) < max(memory[:quarter]) + 20.0
-    replayed = sum(1 for each in replay(tmp_path) if each.exact)
+    replayed = sum(1 for each in replay(tmp_path, METHODS) if each.exact)
     assert replayed == JUDGEMENTS - failed

@@ -12,10 +12,11 @@ from tensordict import TensorDict
 from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import _foreach_supported_types
 
-from algo.ropd.errors import ConfigurationError
+from algo.errors import ConfigurationError
 from ropd_verl.checks import machine, nvidia
 from ropd_verl.checks.finding import Level, Subject
-from ropd_verl.checks.memory import Shape, checkpoint_gb, most_checkpoints, training_memory
+from ropd_verl.checks.memory import checkpoint_gb, most_checkpoints, training_memory
+from ropd_verl.checks.shape import Shape
 from ropd_verl.config import compose_config
 from tests.contract.checking import levels, subject
 

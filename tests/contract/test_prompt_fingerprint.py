@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from algo.data.fingerprint import prompt_fingerprint
 from algo.data.prompt_file import read_prompts
-from algo.ropd.teacher_index import prompt_fingerprint
 
 pytest.importorskip("verl")
 

@@ -8,9 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from algo.ropd.journal import read_records
-from algo.ropd.teacher_index import Teacher, TeacherAnswer, prompt_fingerprint
-from algo.ropd.teacher_index_writer import TeacherIndexWriter
+from algo.data.fingerprint import prompt_fingerprint
+from algo.judge.journal import read_records
+from algo.teacher.teacher_index import Teacher, TeacherAnswer
+from algo.teacher.writer import TeacherIndexWriter
 from examples.arithmetic.impairments import Impairments
 from examples.arithmetic.judge_process import running_judge
 from examples.arithmetic.problems import Problem

@@ -9,7 +9,7 @@ import pytest
 import transfer_queue as tq
 from omegaconf import OmegaConf
 
-from algo.ropd.errors import ConfigurationError
+from algo.errors import ConfigurationError
 from ropd_verl.config import compose_config
 from ropd_verl.replay_buffer import RolloutStalled, build_replay_buffer
 
@@ -109,11 +109,11 @@ def test_a_wait_tells_what_was_in_flight_and_for_how_long(
     monkeypatch.setattr("time.sleep", finish)
     made = buffer(mode, len)
     made.sample(1, "train", 2)
-    looks = made.take_looks()
-    assert [look.in_flight for look in looks] == [{"a", "b"}, {"a"}]
-    assert all(look.start < look.end for look in looks)
-    assert looks[0].end <= looks[1].start
-    assert made.take_looks() == []
+    waits = made.take_waits()
+    assert [wait.in_flight for wait in waits] == [{"a", "b"}, {"a"}]
+    assert all(wait.start < wait.end for wait in waits)
+    assert waits[0].end <= waits[1].start
+    assert made.take_waits() == []
 
 
 def test_validation_takes_what_there_is(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from algo.cli import app
-from algo.ropd.journal import journal_files
+from algo.judge.journal import journal_files
 from tests.contract.fake_judge import FakeJudge, blocks
 from tests.contract.judging import group, pipeline_for
 

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from verl import DataProto
 
-from algo.ropd import reward_manager
-from algo.ropd.errors import ConfigurationError, FailureKind, JudgeFailure, JudgeOutage
-from algo.ropd.group import Group, Rollout, ScoredGroup
-from algo.ropd.reward_manager import GROUP_KEY, RopdRewardManager, on_grid
+from algo.errors import ConfigurationError, FailureKind, JudgeFailure, JudgeOutage
+from algo.judge.group import Group, Rollout
+from algo.judge.method import ScoredGroup
+from ropd_verl import reward_manager
 from ropd_verl.config import compose_config
+from ropd_verl.reward_manager import GROUP_KEY, RopdRewardManager, on_grid
 
 OUTAGE = JudgeOutage("verifier", FailureKind.TRANSPORT, 600.0, "gone")
 
@@ -32,13 +33,13 @@ class Judge:
             outcome = (0.1, 0.9)
         if isinstance(outcome, Exception):
             raise outcome
-        return ScoredGroup("j1", outcome, (None,) * 2, (), (None,) * 2, (None,) * 2, ())
+        return ScoredGroup("j1", outcome, (None,) * 2, (), ())
 
 
 @pytest.fixture
 def judge(monkeypatch: pytest.MonkeyPatch) -> Judge:
     made = Judge()
-    monkeypatch.setattr(reward_manager, "build_pipeline", lambda settings, environ: made)
+    monkeypatch.setattr(reward_manager, "build_engine", lambda settings, environ: made)
     return made
 
 
@@ -97,22 +98,22 @@ def test_each_groups_stay_at_the_judge_is_told_until_it_has_left(
         await manager.run_single(request("quick"))
         with pytest.raises(JudgeOutage):
             await manager.run_single(request("bad"))
-        first = manager.stays()
+        first = manager.judging_spans()
         assert first.keys() == {"slow", "quick", "bad"}
-        assert first["slow"].left is None
-        assert first["slow"].arrived <= before
+        assert first["slow"].ended is None
+        assert first["slow"].started <= before
         for uid in ("quick", "bad"):
-            left = first[uid].left
+            left = first[uid].ended
             assert left is not None
-            assert before <= first[uid].arrived <= left
+            assert before <= first[uid].started <= left
 
         judge.gate.set()
         await slow
-        [(uid, stay)] = manager.stays().items()
+        [(uid, span)] = manager.judging_spans().items()
         assert uid == "slow"
-        assert stay.arrived == first["slow"].arrived
-        assert stay.left is not None
-        assert manager.stays() == {}
+        assert span.started == first["slow"].started
+        assert span.ended is not None
+        assert manager.judging_spans() == {}
 
     asyncio.run(judging())
 

@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
+from algo.data.fingerprint import prompt_fingerprint
 from algo.data.prompt_file import PromptRow
-from algo.ropd.batch_api import BatchApi
-from algo.ropd.endpoint import Endpoint
-from algo.ropd.errors import JudgeOutage
-from algo.ropd.settings import RoleSettings
-from algo.ropd.teacher_batch import BatchLimits, Ledger, build_by_batch
-from algo.ropd.teacher_builder import BuildReport, Order, Permission, teacher_of
-from algo.ropd.teacher_index import AnswerStatus, TeacherIndex, prompt_fingerprint
-from algo.ropd.teacher_index_writer import TeacherIndexWriter
+from algo.errors import JudgeOutage
+from algo.llm.batch_api import BatchApi
+from algo.llm.endpoint import Endpoint
+from algo.llm.settings import RoleSettings
+from algo.teacher.build import BuildReport, Order, Permission, teacher_of
+from algo.teacher.build_batch import BatchLimits, Ledger, build_by_batch
+from algo.teacher.teacher_index import AnswerStatus, TeacherIndex
+from algo.teacher.writer import TeacherIndexWriter
 from tests.contract.batch_endpoint import BatchEndpoint, reply
 from tests.contract.teacher_endpoint import serving
 from tests.contract.test_teacher_builder import build as run_command

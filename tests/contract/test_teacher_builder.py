@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from algo.data.fingerprint import prompt_fingerprint
 from algo.data.prompt_file import distinct_prompts
-from algo.ropd.teacher_coverage import missing_answers
-from algo.ropd.teacher_index import AnswerStatus, TeacherIndex, prompt_fingerprint
+from algo.teacher.coverage import missing_answers
+from algo.teacher.teacher_index import AnswerStatus, TeacherIndex
 from tests.contract.teacher_endpoint import TeacherEndpoint, serving
 
 ROOT = Path(__file__).resolve().parents[2]

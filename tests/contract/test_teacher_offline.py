@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
+from algo.data.fingerprint import prompt_fingerprint
 from algo.data.prompt_file import PromptRow
-from algo.ropd.endpoint import Endpoint, Reply
-from algo.ropd.settings import RoleSettings
-from algo.ropd.teacher_builder import BuildReport, Order, Permission, teacher_of
-from algo.ropd.teacher_index import AnswerStatus, TeacherIndex, prompt_fingerprint
-from algo.ropd.teacher_index_writer import TeacherIndexWriter
-from algo.ropd.teacher_offline import OfflineEngine, OfflineRequest, build_offline
+from algo.llm.endpoint import Endpoint, Reply
+from algo.llm.settings import RoleSettings
+from algo.teacher.build import BuildReport, Order, Permission, teacher_of
+from algo.teacher.build_offline import OfflineEngine, OfflineRequest, build_offline
+from algo.teacher.teacher_index import AnswerStatus, TeacherIndex
+from algo.teacher.writer import TeacherIndexWriter
 
 ENDPOINT = Endpoint(
     "teacher", "qwen", "http://ray-cluster", RoleSettings(temperature=0.6, max_tokens=100)

@@ -13,10 +13,9 @@ import torch
 from omegaconf import OmegaConf
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError
 
-from algo.ropd.errors import FailureKind, JudgeOutage, RopdError
-from algo.ropd.reward_manager import Stay
+from algo.errors import FailureKind, JudgeOutage, RopdError
+from algo.runs.judge_time import BUSY, WAITED, BatchWait, JudgingSpan
 from ropd_verl import trainer
-from ropd_verl.judge_time import BUSY, WAITED, Look
 from ropd_verl.trainer import STARTED_AT_VARIABLE, GroupsKeepFailing, JudgingEnded
 
 OUTAGE = JudgeOutage("verifier", FailureKind.TRANSPORT, 600.0, "gone")
@@ -41,7 +40,7 @@ class VerlTrainer:
         self.local_trigger_step = 3  # the last one of the step before
         self._restored_tq_prompt_count = 0
         self.train_dataloader = SimpleNamespace(state_dict=lambda: {"at": 7})
-        self.replay_buffer = SimpleNamespace(failed_groups=100, take_looks=list)
+        self.replay_buffer = SimpleNamespace(failed_groups=100, take_waits=list)
         self.reward_loop_manager = SimpleNamespace(reward_loop_workers=[Worker()])
         self.raised: BaseException | None = None
         self.raised_in_update = 0
@@ -75,7 +74,7 @@ class Worker:
     """A reward worker's handle; `ray.get` below resolves what its calls return."""
 
     def __init__(self) -> None:
-        self.answers: dict[str, Any] = {"metrics": {"ropd/groups_judged": 4.0}, "stays": {}}
+        self.answers: dict[str, Any] = {"metrics": {"ropd/groups_judged": 4.0}, "judging_spans": {}}
         self.__ray_call__ = SimpleNamespace(remote=lambda _, method: self.answers.get(method))
 
 
@@ -101,8 +100,10 @@ def checkpoint(folder: Path, step: int) -> Path:
 
 def test_a_complete_step_reports_the_judge(tmp_path: Path) -> None:
     one, metrics = made(tmp_path), {}
-    one.reward_loop_manager.reward_loop_workers[0].answers["stays"] = {"a": Stay(0.0, 5.0)}
-    one.replay_buffer.take_looks = lambda: [Look(1.0, 3.5, frozenset("a"))]
+    one.reward_loop_manager.reward_loop_workers[0].answers["judging_spans"] = {
+        "a": JudgingSpan(0.0, 5.0)
+    }
+    one.replay_buffer.take_waits = lambda: [BatchWait(1.0, 3.5, frozenset("a"))]
     assert one.step(metrics, {}) == "batch"
     assert metrics["ropd/groups_judged"] == 4.0
     assert metrics[WAITED] == 2.5

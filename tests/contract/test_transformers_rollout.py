@@ -15,7 +15,7 @@ from verl.workers.rollout.replica import TokenOutput
 from examples.arithmetic.student import WarmStart, build_model, build_tokenizer
 from ropd_verl import transformers_rollout
 from ropd_verl.config import compose_config
-from ropd_verl.generation import Completion, eos_token_ids
+from ropd_verl.cpu.generation import Completion, eos_token_ids
 from ropd_verl.transformers_rollout import TransformersReplica, TransformersServer
 
 RECIPE = WarmStart(hidden_size=32, layers=2)

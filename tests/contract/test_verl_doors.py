@@ -25,12 +25,12 @@ from verl.workers import engine_workers
 from verl.workers.rollout.base import BaseRollout, get_rollout_class
 from verl.workers.rollout.replica import get_rollout_replica_class
 
-from algo.ropd.reward_manager import RopdRewardManager
 from ropd_verl import agent_loop, plugin, train
 from ropd_verl.config import compose_config
-from ropd_verl.cpu_platform import CpuPlatform
+from ropd_verl.cpu.platform import CpuPlatform
 from ropd_verl.ray_actors import class_behind
 from ropd_verl.replay_buffer import RopdReplayBuffer, RopdReplayBufferAsync, build_replay_buffer
+from ropd_verl.reward_manager import RopdRewardManager
 from ropd_verl.transformers_rollout import TransformersReplica, TransformersServerAdapter
 
 
@@ -70,7 +70,7 @@ def test_plugin_is_loaded_by_importing_verl():
 
 def test_a_plugin_left_out_is_noticed():
     code = (
-        "import verl; from algo.ropd.errors import ConfigurationError\n"
+        "import verl; from algo.errors import ConfigurationError\n"
         "import ropd_verl.plugin as p\n"
         "from verl.plugin.platform.platform_manager import PlatformRegistry\n"
         "PlatformRegistry._platforms.pop('cpu')\n"

@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
 
-from algo.ropd.errors import ConfigurationError
+from algo.data.fingerprint import prompt_fingerprint
+from algo.errors import ConfigurationError
 from algo.ropd.settings import RopdSettings
-from algo.ropd.teacher_index import Teacher, TeacherAnswer, prompt_fingerprint
-from algo.ropd.teacher_index_writer import TeacherIndexWriter
+from algo.teacher.teacher_index import Teacher, TeacherAnswer
+from algo.teacher.writer import TeacherIndexWriter
 from examples.arithmetic.student import build_tokenizer
-from ropd_verl import preflight
+from ropd_verl.checks import start as preflight
 from ropd_verl.config import compose_config
 
 MESSAGES = [{"role": "user", "content": "12+34=?"}]

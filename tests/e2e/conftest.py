@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from ropd_verl.summary import read_metrics
+from algo.runs.summary import read_metrics
 
 ROOT = Path(__file__).parents[2]
 _MARK = "ROPD_TEST_RUN"

@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from algo.ropd.journal import read_records
-from algo.ropd.replay import replay
-from algo.ropd.reward_manager import on_grid
+from algo.judge.journal import read_records
+from algo.judge.replay import replay
+from algo.methods.registry import METHODS
+from ropd_verl.reward_manager import on_grid
 from tests.e2e.conftest import Start, Started
 
 # A fifth of all calls fails and is retried; one group meets a refusal, which is not.
@@ -57,7 +58,7 @@ def test_three_steps_with_a_failing_judge(start: Start, rollouts: Path, example_
     )
     assert_clean_end(started)
     records = list(read_records(started.run / "journal"))
-    judged = {r.uid: r for r in replay(started.run / "journal")}
+    judged = {r.uid: r for r in replay(started.run / "journal", METHODS)}
     failed = [r for r in records if r["status"] == "failed"]
 
     # The planted failure has no score, trained nowhere, and was replaced and counted.
@@ -110,7 +111,7 @@ def test_a_killed_run_resumes_from_its_checkpoint(start: Start) -> None:
     assert len({r["judgement_id"] for r in records}) == len(records)
     assert len({r["uid"] for r in records}) == len(records)
     assert {r["step"] for r in records} == {1, 2, 3, 4}
-    assert all(r.exact for r in replay(second.run / "journal"))
+    assert all(r.exact for r in replay(second.run / "journal", METHODS))
 
 
 @pytest.mark.parametrize("mode", ["sync", "colocate_async"])
@@ -140,7 +141,7 @@ def test_a_dead_judge_stops_the_run_and_the_run_resumes(start: Start, mode: str)
     second = start(*overrides)
     second.until(lambda: max(second.steps) > stopped_at)
     assert second.run.name == "001"
-    assert all(r.exact for r in replay(second.run / "journal"))
+    assert all(r.exact for r in replay(second.run / "journal", METHODS))
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
@@ -173,5 +174,5 @@ def test_other_ways_to_train(start: Start, overrides: tuple[str, ...]) -> None:
     started = start("trainer.total_training_steps=2", *overrides)
     assert_clean_end(started)
     assert started.summary["steps"] == 2
-    assert all(r.exact for r in replay(started.run / "journal"))
+    assert all(r.exact for r in replay(started.run / "journal", METHODS))
     assert any(data["actor/grad_norm"] > 0 for data in started.steps.values())

@@ -9,11 +9,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+from algo.judge.journal import Journal
+from algo.judge.record import sha256
 from algo.report import write_report
 from algo.report.census import Entry
 from algo.report.run_facts import RunFacts
-from algo.ropd.journal import Journal
-from algo.ropd.record import sha256
 
 NO_FACTS = RunFacts("example/001", (), (), {})
 

@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from algo.ropd.errors import ConfigurationError
+from algo.errors import ConfigurationError
 from algo.ropd.settings import RopdSettings
 from ropd_verl import train
 from ropd_verl.config import KEY_LINES, compose_config, key_lines

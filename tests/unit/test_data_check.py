@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from algo.cli import app
 from algo.data.check import check_file
-from algo.data.filter import keep_answered
 from algo.data.prompt_file import read_prompts
-from algo.ropd.errors import ConfigurationError
-from algo.ropd.teacher_index import Teacher, TeacherAnswer
-from algo.ropd.teacher_index_writer import TeacherIndexWriter
+from algo.errors import ConfigurationError
+from algo.teacher.filter import keep_answered
+from algo.teacher.teacher_index import Teacher, TeacherAnswer
+from algo.teacher.writer import TeacherIndexWriter
 
 
 def row(text: str = "q", **changes: Any) -> dict[str, Any]:

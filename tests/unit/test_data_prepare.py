@@ -19,8 +19,8 @@ from algo.cli import app
 from algo.data.prepare import Recipe, prepare
 from algo.data.prompt_file import read_prompts
 from algo.data.sources import SOURCES, Question, Source, source_named, source_rows
-from algo.ropd.errors import ConfigurationError
-from algo.ropd.ground_truth import grade
+from algo.errors import ConfigurationError
+from algo.grading.ground_truth import grade
 
 OPENING = (
     "Solve the following math problem step by step. The last line of your response should be of "

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from algo.ropd.errors import (
+from algo.errors import (
     ConfigurationError,
     FailureKind,
     JournalError,

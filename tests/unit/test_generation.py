@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from ropd_verl.generation import Completion, Request, generate
-from ropd_verl.sampling import SamplingParams
+from ropd_verl.cpu.generation import Completion, Request, generate
+from ropd_verl.cpu.sampling import SamplingParams
 
 EOS = 3
 

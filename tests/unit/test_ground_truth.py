@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from algo.ropd import math_equivalence
-from algo.ropd.errors import ConfigurationError
-from algo.ropd.ground_truth import can_grade, grade
-from algo.ropd.thinking import after_thinking, is_unclosed
+from algo.errors import ConfigurationError
+from algo.grading import math_equivalence
+from algo.grading.ground_truth import can_grade, grade
+from algo.thinking import after_thinking, is_unclosed
 
 
 @pytest.mark.parametrize(

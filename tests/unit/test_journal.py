@@ -12,16 +12,12 @@ from typing import Any
 
 import pytest
 
-from algo.ropd.errors import JournalError
-from algo.ropd.journal import Journal, journal_files, read_records
-from algo.ropd.replay import (
-    Comparison,
-    agreement,
-    cohens_kappa,
-    replay,
-    replay_record,
-    spearman,
-)
+from algo.analysis.agreement import agreement, cohens_kappa, spearman
+from algo.errors import JournalError
+from algo.judge.journal import Journal, journal_files, read_records
+from algo.judge.replay import replay, replay_record
+from algo.methods.registry import METHODS
+from algo.ropd.rejudge import Comparison
 from tests.unit.test_rubric import rubric_of
 
 
@@ -92,7 +88,7 @@ async def test_a_failed_write_fails_every_record_of_its_batch(
     def no_space(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("algo.ropd.journal.os.fsync", no_space)
+    monkeypatch.setattr("algo.judge.journal.os.fsync", no_space)
     outcomes = await asyncio.gather(
         *(journal.append({"n": n}) for n in range(3)), return_exceptions=True
     )
@@ -115,7 +111,7 @@ async def test_a_writer_that_dies_leaves_nobody_waiting(
             await asyncio.sleep(0)  # it comes while the others are being written
         raise broken
 
-    monkeypatch.setattr("algo.ropd.journal.asyncio.to_thread", dies)
+    monkeypatch.setattr("algo.judge.journal.asyncio.to_thread", dies)
     first = [journal.append({"n": n}) for n in range(3)]
     async with asyncio.timeout(10):
         outcomes = await asyncio.gather(*first, return_exceptions=True)
@@ -160,7 +156,7 @@ def test_a_folder_that_cannot_be_written_names_the_setting(tmp_path: Path) -> No
 WRITER = """
 import asyncio, sys
 from pathlib import Path
-from algo.ropd.journal import Journal
+from algo.judge.journal import Journal
 
 async def main():
     journal = Journal(Path(sys.argv[1]), 20_000)
@@ -224,7 +220,7 @@ def judged_record() -> dict[str, Any]:
 
 
 def test_replay_recomputes_the_very_bits() -> None:
-    replayed = replay_record(json.loads(json.dumps(judged_record())))
+    replayed = replay_record(json.loads(json.dumps(judged_record())), METHODS)
     assert replayed.scores == (1 / 6, 0.0, 5 / 6)
     assert replayed.exact
 
@@ -234,25 +230,25 @@ def test_replay_recomputes_the_very_bits() -> None:
     [("scores", [1 / 6 + 1e-16, 0.0, 5 / 6]), ("teacher_scores", [0.4])],
 )
 def test_replay_notices_a_reward_that_the_booleans_do_not_give(key: str, value: Any) -> None:
-    assert not replay_record({**judged_record(), key: value}).exact
+    assert not replay_record({**judged_record(), key: value}, METHODS).exact
 
 
 def test_replay_notices_a_text_that_was_changed() -> None:
     record = judged_record()
     record["rollouts"][1] = {**record["rollouts"][1], "text": "y"}
-    assert not replay_record(record).exact
+    assert not replay_record(record, METHODS).exact
 
 
 async def test_replay_passes_over_failed_groups(tmp_path: Path) -> None:
     failed = {"schema_version": "ropd.judgement.v1", "status": "failed"}
     await write(tmp_path, judged_record(), failed)
-    assert [each.judgement_id for each in replay(tmp_path)] == ["j"]
+    assert [each.judgement_id for each in replay(tmp_path, METHODS)] == ["j"]
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(JournalError, match="no journal"):
-        list(replay(empty))
+        list(replay(empty, METHODS))
     with pytest.raises(JournalError, match="elsewhere"):
-        list(replay(tmp_path / "elsewhere"))
+        list(replay(tmp_path / "elsewhere", METHODS))
 
 
 def test_agreement_of_two_judges() -> None:

@@ -8,73 +8,72 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algo.ropd.reward_manager import Stay
-from ropd_verl.judge_time import BUSY, WAITED, Look, busy_s, judge_time, waited_s
-from ropd_verl.step_times import step_times
+from algo.runs.judge_time import BUSY, WAITED, BatchWait, JudgingSpan, busy_s, judge_time, waited_s
+from algo.runs.step_times import step_times
 
 UIDS = ("a", "b", "c")
 END = 12
 
 
 @st.composite
-def steps(draw: st.DrawFn) -> tuple[list[Look], dict[str, Stay]]:
+def steps(draw: st.DrawFn) -> tuple[list[BatchWait], dict[str, JudgingSpan]]:
     """Groups that come to the judge and leave it at whole seconds, and looks at them."""
-    stays = {}
+    spans = {}
     for uid in UIDS:
         arrived = draw(st.none() | st.integers(-3, END))
         if arrived is not None:
             left = draw(st.none() | st.integers(arrived, END + 3))
-            stays[uid] = Stay(arrived, left)
+            spans[uid] = JudgingSpan(arrived, left)
     cuts = sorted(draw(st.sets(st.integers(0, END), min_size=2)))
-    looks = [
-        Look(start, end, draw(st.frozensets(st.sampled_from(UIDS))))
+    waits = [
+        BatchWait(start, end, draw(st.frozensets(st.sampled_from(UIDS))))
         for start, end in itertools.pairwise(cuts)
         if draw(st.booleans())
     ]
-    return looks, stays
+    return waits, spans
 
 
-def at_judge(stay: Stay, second: float) -> bool:
-    return stay.arrived <= second and (stay.left is None or second < stay.left)
+def at_judge(span: JudgingSpan, second: float) -> bool:
+    return span.started <= second and (span.ended is None or second < span.ended)
 
 
 @given(steps())
 def test_busy_is_the_time_in_which_any_group_is_at_the_judge(
-    step: tuple[list[Look], dict[str, Stay]],
+    step: tuple[list[BatchWait], dict[str, JudgingSpan]],
 ) -> None:
-    _, stays = step
+    _, spans = step
     ticks = [k + 0.5 for k in range(END)]
-    expected = sum(any(at_judge(stay, tick) for stay in stays.values()) for tick in ticks)
-    assert busy_s(stays.values(), 0, END) == expected
+    expected = sum(any(at_judge(span, tick) for span in spans.values()) for tick in ticks)
+    assert busy_s(spans.values(), 0, END) == expected
 
 
 @given(steps())
 def test_waited_is_the_time_in_which_nothing_generates_and_something_is_judged(
-    step: tuple[list[Look], dict[str, Stay]],
+    step: tuple[list[BatchWait], dict[str, JudgingSpan]],
 ) -> None:
-    looks, stays = step
+    waits, spans = step
     expected = 0
-    for look in looks:
-        for second in range(int(look.start), int(look.end)):
+    for wait in waits:
+        for second in range(int(wait.start), int(wait.end)):
             tick = second + 0.5
-            there = [stays.get(uid, Stay(END, None)) for uid in look.in_flight]
-            generated = all(stay.arrived <= tick for stay in there)
-            expected += generated and any(at_judge(stay, tick) for stay in there)
-    assert waited_s(looks, stays) == expected
-    assert waited_s(looks, stays) <= busy_s(stays.values(), 0, END)
+            there = [spans.get(uid, JudgingSpan(END, None)) for uid in wait.in_flight]
+            generated = all(span.started <= tick for span in there)
+            expected += generated and any(at_judge(span, tick) for span in there)
+    assert waited_s(waits, spans) == expected
+    assert waited_s(waits, spans) <= busy_s(spans.values(), 0, END)
 
 
 def test_in_turns_the_judges_tail_is_waited_for() -> None:
-    stays = {"a": Stay(1.0, 3.0), "b": Stay(4.0, 6.0)}
-    looks = [Look(0.0, 3.0, frozenset("ab")), Look(3.0, 6.5, frozenset("b"))]
+    spans = {"a": JudgingSpan(1.0, 3.0), "b": JudgingSpan(4.0, 6.0)}
+    waits = [BatchWait(0.0, 3.0, frozenset("ab")), BatchWait(3.0, 6.5, frozenset("b"))]
     # Storing what was judged, from 6.0 on, is not the judge's time.
-    assert judge_time(looks, stays, 0.0, 10.0) == {BUSY: 4.0, WAITED: 2.0}
+    assert judge_time(waits, spans, 0.0, 10.0) == {BUSY: 4.0, WAITED: 2.0}
 
 
 def test_while_others_generate_no_one_waits_for_the_judge() -> None:
-    stays = {"a": Stay(1.0, None)}
-    looks = [Look(0.0, 5.0, frozenset("ab"))]
-    assert judge_time(looks, stays, 0.0, 10.0) == {BUSY: 9.0, WAITED: 0.0}
+    spans = {"a": JudgingSpan(1.0, None)}
+    waits = [BatchWait(0.0, 5.0, frozenset("ab"))]
+    assert judge_time(waits, spans, 0.0, 10.0) == {BUSY: 9.0, WAITED: 0.0}
 
 
 def metrics(**seconds: float) -> dict[str, float]:

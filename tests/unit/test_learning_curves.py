@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from algo.runs.judge_time import BUSY, WAITED
+from algo.runs.step_times import STEP
+from algo.runs.summary import REWARD
 from benchmarks.learning_curves import curve, main, welch_t
-from ropd_verl.judge_time import BUSY, WAITED
-from ropd_verl.step_times import STEP
-from ropd_verl.summary import REWARD
 
 
 def run(folder, mode, seed, rewards, accuracy):

@@ -6,9 +6,9 @@ import pickle
 
 import pytest
 
+from algo.errors import ConfigurationError
+from algo.llm.settings import RoleSettings
 from algo.openai_env import resolve_role
-from algo.ropd.errors import ConfigurationError
-from algo.ropd.settings import RoleSettings
 
 KEY = "sk-not-to-be-seen"
 FULL = {

@@ -10,7 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from algo.cli import app
-from algo.ropd.errors import ConfigurationError
+from algo.errors import ConfigurationError
+from algo.llm.settings import PricesSettings
+from algo.paths import REPOSITORY
 from algo.ropd.plan import (
     Measured,
     TrainerMode,
@@ -22,8 +24,6 @@ from algo.ropd.plan import (
     plan_disk,
     plan_judge,
 )
-from algo.ropd.settings import PricesSettings
-from ropd_verl.config import REPOSITORY
 
 LOAD = Workload(
     prompts=10,

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from ropd_verl.config import CONFIG_DIR, REPOSITORY, compose_config
+from algo.paths import REPOSITORY
+from ropd_verl.config import CONFIG_DIR, compose_config
 
 FIDELITY = REPOSITORY / "docs/fidelity.md"
 PRESETS = ("paper", "official")

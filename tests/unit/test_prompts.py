@@ -9,15 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algo.ropd.errors import ConfigurationError
+from algo.errors import ConfigurationError
+from algo.judge.templates import PromptTemplate, draw_nonce, inert, question_text
 from algo.ropd.prompts import (
-    PromptTemplate,
     VerifierPrompts,
-    draw_nonce,
-    inert,
     load_rubricator_template,
     load_verifier_template,
-    question_text,
     rubricator_prompt,
 )
 from tests.unit.test_rubric import rubric_of
@@ -121,7 +118,7 @@ def test_a_nonce_occurs_in_no_text(text: str) -> None:
 
 def test_a_nonce_that_occurs_in_a_text_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = iter(["aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb", "cccccccccccccccc"])
-    monkeypatch.setattr("algo.ropd.prompts.secrets.token_hex", lambda size: next(drawn))
+    monkeypatch.setattr("algo.judge.templates.secrets.token_hex", lambda size: next(drawn))
     assert draw_nonce(["x bbbbbbbbbbbbbbbb", "aaaaaaaaaaaaaaaa"]) == "cccccccccccccccc"
 
 

@@ -9,17 +9,17 @@ import pytest
 from typer.testing import CliRunner
 
 from algo.cli import app
+from algo.errors import ConfigurationError, JournalError
+from algo.judge.method import student_scores, teacher_scores
+from algo.judge.record import sha256
 from algo.report import write_report
 from algo.report.census import Census, percentile
 from algo.report.chart import chart
 from algo.report.selection import SPECIAL_SHOWN, parse_steps, select
-from algo.ropd.errors import ConfigurationError, JournalError
-from algo.ropd.record import sha256
-from algo.ropd.scoring import student_scores, teacher_scores
-from algo.ropd.teacher_index import Teacher, TeacherAnswer
-from algo.ropd.teacher_index_writer import TeacherIndexWriter
-from ropd_verl.judge_time import BUSY, WAITED
-from ropd_verl.step_times import STEP
+from algo.runs.judge_time import BUSY, WAITED
+from algo.runs.step_times import STEP
+from algo.teacher.teacher_index import Teacher, TeacherAnswer
+from algo.teacher.writer import TeacherIndexWriter
 from tests.unit.reporting import (
     entry,
     failed,
@@ -271,9 +271,10 @@ def test_a_bare_journal_folder_is_a_run(tmp_path: Path) -> None:
 
 
 def test_the_records_of_these_tests_are_scored_as_the_pipeline_scores() -> None:
-    from algo.ropd.replay import replay_record
+    from algo.judge.replay import replay_record
+    from algo.methods.registry import METHODS
 
-    replayed = replay_record(record())
+    replayed = replay_record(record(), METHODS)
     assert replayed.exact
     assert student_scores(replayed.panels, 3) == replayed.scores
     assert teacher_scores(replayed.panels) == (10 / 11,)

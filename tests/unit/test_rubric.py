@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from algo.judge.extraction import InvalidReply
+from algo.judge.method import student_scores, teacher_scores
 from algo.ropd.rubric import (
     Criterion,
-    InvalidReply,
     Rubric,
     parse_rubric,
     parse_verdicts,
@@ -20,7 +21,7 @@ from algo.ropd.rubric import (
     verifier_json_schema,
     weighted_pass_rate,
 )
-from algo.ropd.scoring import Panel, in_pool_order, shuffle_order, student_scores, teacher_scores
+from algo.ropd.scoring import Pool, RubricPanel, shuffle_key, shuffle_order
 
 RANGE = (4, 12)
 
@@ -87,26 +88,29 @@ def test_a_verdict_of_another_length_is_no_score() -> None:
 def test_shuffling_never_changes_a_score(seed: int, uid: str, size: int, data: Any) -> None:
     rubric = rubric_of(1, 2, 3, 4)
     pool = [tuple(data.draw(st.lists(st.booleans(), min_size=4, max_size=4))) for _ in range(size)]
-    order = shuffle_order(seed, uid, range(size), size)
-    assert sorted(order) == list(range(size))
-    shown = [pool[place] for place in order]
-    back = in_pool_order(shown, order)
-    panel = Panel(rubric, tuple(range(size)), order, (), tuple(back))
+    answers = [str(number) for number in range(size)]
+    shuffled = Pool.shuffled((), answers, "joint_blind", shuffle_key(seed, uid, range(size)))
+    assert sorted(shuffled.order) == list(range(size))
+    back = shuffled.in_pool_order([pool[int(answer)] for answer in shuffled.shown])
+    panel = RubricPanel(rubric, tuple(range(size)), shuffled.order, (), back)
     assert student_scores([panel], size) == tuple(weighted_pass_rate(rubric, v) for v in pool)
 
 
 def test_the_shuffle_depends_on_seed_group_and_panel_alone() -> None:
-    base = shuffle_order(0, "u", (1, 2), 12)
-    assert base == shuffle_order(0, "u", (1, 2), 12)
-    others = [shuffle_order(1, "u", (1, 2), 12), shuffle_order(0, "v", (1, 2), 12)]
-    assert all(base != other for other in [*others, shuffle_order(0, "u", (3, 2), 12)])
+    def order(seed: int, uid: str, students: tuple[int, ...]) -> tuple[int, ...]:
+        return shuffle_order(shuffle_key(seed, uid, students), 12)
+
+    base = order(0, "u", (1, 2))
+    assert base == order(0, "u", (1, 2))
+    others = [order(1, "u", (1, 2)), order(0, "v", (1, 2)), order(0, "u", (3, 2))]
+    assert all(base != other for other in others)
 
 
 def test_rollouts_in_no_panel_score_zero_and_teachers_are_averaged_over_panels() -> None:
     rubric = rubric_of(1, 3)
     panels = [
-        Panel(rubric, (2,), (0, 1), ((True, True),), ((False, True),)),
-        Panel(rubric, (0,), (0, 1), ((True, False),), ((True, False),)),
+        RubricPanel(rubric, (2,), (0, 1), ((True, True),), ((False, True),)),
+        RubricPanel(rubric, (0,), (0, 1), ((True, False),), ((True, False),)),
     ]
     assert student_scores(panels, 4) == (0.25, 0.0, 0.75, 0.0)
     assert teacher_scores(panels) == (0.625,)

@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from algo.ropd.errors import ConfigurationError
+from algo.errors import ConfigurationError
 from ropd_verl import train
 from ropd_verl.run_directory import SUMMARY, open_run_directory
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from ropd_verl.sampling import SamplingParams, draw, sampling_log_probs, top_log_probs
+from ropd_verl.cpu.sampling import SamplingParams, draw, sampling_log_probs, top_log_probs
 
 logits_rows = npst.arrays(
     "float32", st.tuples(st.integers(1, 4), st.integers(2, 12)), elements=st.floats(-8, 8, width=32)

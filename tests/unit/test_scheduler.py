@@ -1,4 +1,4 @@
-"""The parts of the request engine: breaker, limits, admission, hedging."""
+"""The parts of the request engine: breaker, limits, admission."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import random
 
 import pytest
 
-from algo.ropd.admission import Admission, Deadline, Permit
-from algo.ropd.breaker import Breaker, backoff_s
-from algo.ropd.endpoint import Endpoint
-from algo.ropd.errors import ConfigurationError, FailureKind, JudgeOutage
-from algo.ropd.hedging import first_reply
-from algo.ropd.limiter import AdaptiveLimit, RateWindow
-from algo.ropd.settings import LimitsSettings, RoleSettings
+from algo.errors import ConfigurationError, FailureKind, JudgeOutage
+from algo.llm.admission import Admission, Deadline, Permit
+from algo.llm.breaker import Breaker, backoff_s
+from algo.llm.endpoint import Endpoint
+from algo.llm.limits import AdaptiveLimit, RateWindow
+from algo.llm.settings import LimitsSettings, RoleSettings
 
 DOWN = FailureKind.TRANSPORT
 FAST = LimitsSettings(backoff_s=0.01, max_backoff_s=0.02, outage_s=0.2, breaker_failures=3)
@@ -189,8 +188,8 @@ def admission(**limits: object) -> Admission:
 
 
 async def take(of: Admission, endpoint: Endpoint = ENDPOINT, priority: int = 0) -> Permit:
-    lane = of.lane(endpoint)
-    permit = await of.acquire(lane, priority, 1, Deadline(lane, 5.0))
+    server = of.server(endpoint)
+    permit = await of.acquire(server, priority, 1, Deadline(server, 5.0))
     assert permit is not None
     return permit
 
@@ -227,8 +226,8 @@ class TestAdmission:
     async def test_the_deadline_ends_a_wait(self) -> None:
         gate = admission(concurrency=1, max_concurrency=1)
         await take(gate)
-        lane = gate.lane(ENDPOINT)
-        assert await gate.acquire(lane, 0, 1, Deadline(lane, 0.05)) is None
+        server = gate.server(ENDPOINT)
+        assert await gate.acquire(server, 0, 1, Deadline(server, 0.05)) is None
 
     async def test_a_server_that_is_down_holds_its_own_requests_back_alone(self) -> None:
         gate = admission(outage_s=30.0, backoff_s=20.0, max_backoff_s=20.0)
@@ -244,13 +243,13 @@ class TestAdmission:
         gate = admission(outage_s=30.0, backoff_s=0.2, max_backoff_s=0.2)
         for _ in range(3):
             gate.failed(await take(gate), DOWN, "x", None)
-        lane = gate.lane(ENDPOINT)
-        permit = await gate.acquire(lane, 0, 1, Deadline(lane, 0.02))
+        server = gate.server(ENDPOINT)
+        permit = await gate.acquire(server, 0, 1, Deadline(server, 0.02))
         assert permit is not None
 
     async def test_an_outage_ends_every_wait_and_names_the_endpoint(self) -> None:
         gate = admission()
-        with gate.user(gate.lane(ENDPOINT)):
+        with gate.user(gate.server(ENDPOINT)):
             for _ in range(3):
                 gate.failed(await take(gate), FailureKind.TIMEOUT, "silent", None)
             probe = await take(gate)
@@ -266,11 +265,11 @@ class TestAdmission:
 
     async def test_an_outage_is_not_counted_while_nobody_asks(self) -> None:
         gate = admission()
-        with gate.user(gate.lane(ENDPOINT)):
+        with gate.user(gate.server(ENDPOINT)):
             for _ in range(3):
                 gate.failed(await take(gate), DOWN, "x", None)
         await asyncio.sleep(0.25)
-        with gate.user(gate.lane(ENDPOINT)):
+        with gate.user(gate.server(ENDPOINT)):
             gate.replied(await take(gate))
 
     async def test_the_queue_is_bounded_by_name(self) -> None:
@@ -286,68 +285,6 @@ class TestAdmission:
         gate = admission(requests_per_minute=2)
         gate.replied(await take(gate))
         gate.replied(await take(gate, OTHER))
-        lane = gate.lane(ENDPOINT)
-        assert await gate.acquire(lane, 0, 1, Deadline(lane, 0.05)) is None
+        server = gate.server(ENDPOINT)
+        assert await gate.acquire(server, 0, 1, Deadline(server, 0.05)) is None
         gate.close()
-
-
-class TestHedging:
-    async def test_the_first_reply_wins_and_the_other_is_cancelled(self) -> None:
-        cancelled = asyncio.Event()
-
-        async def slow() -> str:
-            try:
-                await asyncio.sleep(60)
-            except asyncio.CancelledError:
-                cancelled.set()
-                raise
-            return "slow"
-
-        async def quick() -> str:
-            return "quick"
-
-        assert await first_reply(slow(), quick, 0.01) == "quick"
-        assert cancelled.is_set()
-
-    async def test_no_copy_is_sent_when_the_first_is_in_time(self) -> None:
-        async def first() -> str:
-            return "first"
-
-        def copy() -> None:
-            raise AssertionError("a copy was asked for")
-
-        assert await first_reply(first(), copy, 5.0) == "first"
-
-    async def test_one_that_fails_leaves_the_other_running(self) -> None:
-        async def fails() -> str:
-            await asyncio.sleep(0.05)
-            raise ValueError("first failed")
-
-        async def works() -> str:
-            await asyncio.sleep(0.1)
-            return "works"
-
-        assert await first_reply(fails(), works, 0.01) == "works"
-
-    async def test_a_reply_that_comes_together_with_a_failure_is_taken(self) -> None:
-        release = asyncio.Event()
-
-        async def fails() -> str:
-            await release.wait()
-            raise ValueError("failed")
-
-        async def works() -> str:
-            release.set()
-            return "works"
-
-        for _ in range(20):
-            release.clear()
-            assert await first_reply(fails(), works, 0.001) == "works"
-
-    async def test_the_last_failure_is_raised_when_both_fail(self) -> None:
-        async def fails(name: str, after_s: float) -> str:
-            await asyncio.sleep(after_s)
-            raise ValueError(name)
-
-        with pytest.raises(ValueError, match="first"):
-            await first_reply(fails("first", 0.1), lambda: fails("second", 0.0), 0.01)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from algo.ropd.sealed_lines import BrokenLine, seal, unseal, whole_lines
+from algo.sealed_lines import BrokenLine, seal, unseal, whole_lines
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(st.characters()),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from omegaconf import OmegaConf
 
-from algo.ropd.errors import ConfigurationError
+from algo.errors import ConfigurationError
 from algo.ropd.settings import RopdSettings
 from ropd_verl.config import compose_config
 

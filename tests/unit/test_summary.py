@@ -3,9 +3,10 @@
 import io
 import json
 
-from ropd_verl import summary, terminal
-from ropd_verl.judge_time import BUSY, WAITED
-from ropd_verl.step_times import STEP
+from algo.runs import summary
+from algo.runs.judge_time import BUSY, WAITED
+from algo.runs.step_times import STEP
+from ropd_verl import terminal
 
 PATHS = {"checkpoints": "c", "journal": "j", "metrics": "m", "log": "l"}
 

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from algo.data.prompt_file import distinct_prompts, read_prompts
-from algo.ropd.errors import ConfigurationError, TeacherIndexError
-from algo.ropd.teacher_coverage import missing_answers, require_answers
-from algo.ropd.teacher_index import Teacher, TeacherAnswer, TeacherIndex
-from algo.ropd.teacher_index_writer import TeacherIndexWriter
+from algo.errors import ConfigurationError, TeacherIndexError
+from algo.teacher.coverage import missing_answers, require_answers
+from algo.teacher.teacher_index import Teacher, TeacherAnswer, TeacherIndex
+from algo.teacher.writer import TeacherIndexWriter
 
 TEACHER = Teacher(model="gpt 5", system="Be brief.", temperature=0.5)
 

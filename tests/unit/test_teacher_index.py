@@ -14,16 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from algo.ropd.errors import TeacherIndexError, TeacherMissing
-from algo.ropd.teacher_index import (
-    AnswerStatus,
-    Teacher,
-    TeacherAnswer,
-    TeacherIndex,
-    prompt_fingerprint,
-)
-from algo.ropd.teacher_index_table import table_path
-from algo.ropd.teacher_index_writer import TeacherIndexWriter
+from algo.data.fingerprint import prompt_fingerprint
+from algo.errors import TeacherIndexError, TeacherMissing
+from algo.teacher.table import table_path
+from algo.teacher.teacher_index import AnswerStatus, Teacher, TeacherAnswer, TeacherIndex
+from algo.teacher.writer import TeacherIndexWriter
 
 TEACHER = Teacher(model="teacher-1", temperature=0.7)
 

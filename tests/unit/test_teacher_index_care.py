@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from algo.cli import app
-from algo.ropd.errors import ConfigurationError, TeacherIndexError
-from algo.ropd.teacher_index import Teacher, TeacherAnswer, TeacherIndex, prompt_fingerprint
-from algo.ropd.teacher_index_care import merge, repair, verify
-from algo.ropd.teacher_index_official import export_official, import_official
-from algo.ropd.teacher_index_writer import TeacherIndexWriter
+from algo.data.fingerprint import prompt_fingerprint
+from algo.errors import ConfigurationError, TeacherIndexError
+from algo.teacher.official import export_official, import_official
+from algo.teacher.repair import merge, repair, verify
+from algo.teacher.teacher_index import Teacher, TeacherAnswer, TeacherIndex
+from algo.teacher.writer import TeacherIndexWriter
 
 TEACHER = Teacher("t", temperature=0.7)
 

@@ -6,16 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from algo.data.fingerprint import prompt_fingerprint
 from algo.data.prompt_file import PromptRow
-from algo.ropd.teacher_index import (
-    AnswerStatus,
-    Teacher,
-    TeacherAnswer,
-    TeacherIndex,
-    prompt_fingerprint,
-)
-from algo.ropd.teacher_index_stats import IndexStats, index_stats
-from algo.ropd.teacher_index_writer import TeacherIndexWriter
+from algo.teacher.stats import IndexStats, index_stats
+from algo.teacher.teacher_index import AnswerStatus, Teacher, TeacherAnswer, TeacherIndex
+from algo.teacher.writer import TeacherIndexWriter
 
 
 def prompt(i: int, truth: str | None = "5", source: str = "arithmetic") -> PromptRow:

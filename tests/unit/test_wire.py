@@ -9,10 +9,10 @@ from typing import Any
 import orjson
 import pytest
 
-from algo.ropd.endpoint import Endpoint
-from algo.ropd.errors import FailureKind
-from algo.ropd.settings import RoleSettings
-from algo.ropd.wire import Fault, parse_reply, request_body, retry_after_s, status_fault
+from algo.errors import FailureKind
+from algo.llm.endpoint import Endpoint, Request
+from algo.llm.settings import RoleSettings
+from algo.llm.wire import Fault, parse_reply, request_body, retry_after_s, status_fault
 
 MESSAGES = [{"role": "user", "content": "q"}]
 FORMAT = {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": {}}}
@@ -23,7 +23,7 @@ def endpoint(base_url: str = "http://h/v1", **settings: Any) -> Endpoint:
 
 
 def body_of(of: Endpoint, **changes: Any) -> tuple[str, dict[str, Any]]:
-    path, body = request_body(of, MESSAGES, changes.get("response_format"), changes.get("sampling"))
+    path, body = request_body(of, Request(MESSAGES, **changes))
     return path, orjson.loads(body)
 
 

@@ -14,8 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from algo.ropd.errors import ConfigurationError
-from ropd_verl.config import absolute
+from algo.errors import ConfigurationError
+from algo.paths import absolute
 
 FOLDER = "lora_adapter"
 """Where verl's merger leaves the adapter, within the model's directory."""

@@ -22,12 +22,12 @@ from verl import DataProto
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
-from algo.ropd.errors import JudgeOutage
-from algo.ropd.group import Group, Rollout
-from algo.ropd.reward_manager import GROUP_KEY, RolloutScore
-from ropd_verl.generation import eos_token_ids
+from algo.errors import JudgeOutage
+from algo.judge.group import Group, Rollout
+from ropd_verl.cpu.generation import eos_token_ids
 from ropd_verl.group_barrier import GroupBarrier, GroupFailed
 from ropd_verl.ray_actors import class_behind
+from ropd_verl.reward_manager import GROUP_KEY, RolloutScore
 
 _Worker = class_behind(AgentLoopWorkerTQ)
 

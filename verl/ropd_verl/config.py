@@ -16,11 +16,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from algo.ropd.errors import ConfigurationError
-from algo.ropd.settings import RopdSettings
+from algo.errors import ConfigurationError
+from algo.methods.registry import load_settings
+from algo.paths import shipped
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-CONFIG_DIR = REPOSITORY / "configs"
+CONFIG_DIR = shipped("configs")
 
 KEY_LINES = (
     "actor_rollout_ref.model.path",
@@ -81,7 +81,7 @@ def compose_config(config_name: str, overrides: Sequence[str]) -> DictConfig:
         resolved: Any = OmegaConf.to_container(config, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigurationError(f"configuration: {_first_lines(error)}") from None
-    RopdSettings.from_node(resolved["ropd"])
+    load_settings(resolved["ropd"])
     return config
 
 
@@ -112,9 +112,3 @@ def key_lines(config: DictConfig) -> list[str]:
 
 def _shown(value: Any) -> Any:
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-
-
-def absolute(path: str | Path) -> Path:
-    """A configured path; relative ones are relative to the repository, wherever one stands."""
-    expanded = Path(path).expanduser()
-    return expanded if expanded.is_absolute() else REPOSITORY / expanded

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from algo.ropd.errors import RopdError
+from algo.errors import RopdError
 
 Rollout = TypeVar("Rollout")
 Result = TypeVar("Result")

@@ -17,8 +17,8 @@ from verl.plugin.platform.platform_manager import PlatformRegistry
 from verl.workers.rollout.base import _ROLLOUT_REGISTRY
 from verl.workers.rollout.replica import RolloutReplica, RolloutReplicaRegistry
 
-from algo.ropd.errors import ConfigurationError
-from ropd_verl.cpu_platform import PLATFORM, CpuPlatform
+from algo.errors import ConfigurationError
+from ropd_verl.cpu.platform import PLATFORM, CpuPlatform
 
 ROLLOUT = "transformers"
 

@@ -1,6 +1,6 @@
 """The trainer's view of which groups are ready, without poll pauses and without endless waits.
 
-verl's buffers look every 2 s; these look every 50 ms. In sync mode a group with a failed
+verl's buffers poll every 2 s; these poll every 50 ms. In sync mode a group with a failed
 member is evicted even when some siblings were stored already, so that no partial group trains.
 A run in which nothing moves for `stall_limit_s` ends with an error instead of waiting for ever.
 What was in flight during each wait is kept for `judge_time`.
@@ -17,8 +17,8 @@ from typing import Any
 
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
-from algo.ropd.errors import ConfigurationError, RopdError
-from ropd_verl.judge_time import Look
+from algo.errors import ConfigurationError, RopdError
+from algo.runs.judge_time import BatchWait
 
 
 class RolloutStalled(RopdError):
@@ -26,7 +26,7 @@ class RolloutStalled(RopdError):
 
 
 class _BoundedWait:
-    """Mixed into verl's buffers: the pause between two looks, bounded in total."""
+    """Mixed into verl's buffers: the pause between two polls, bounded in total."""
 
     stall_limit_s: float
     poll_interval: float
@@ -44,18 +44,18 @@ class _BoundedWait:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._looks: list[Look] = []
+        self._waits: list[BatchWait] = []
 
-    def take_looks(self) -> list[Look]:
+    def take_waits(self) -> list[BatchWait]:
         """What the waits for training batches saw since the last call."""
-        taken, self._looks = self._looks, []
+        taken, self._waits = self._waits, []
         return taken
 
     def _sync_metadata_from_transfer_queue(self) -> None:
         super()._sync_metadata_from_transfer_queue()  # pyright: ignore
         if self._paused is not None:
             since, in_flight = self._paused
-            self._looks.append(Look(since, time.time(), in_flight))
+            self._waits.append(BatchWait(since, time.time(), in_flight))
             self._paused = None
 
     def _evict_terminal_groups(

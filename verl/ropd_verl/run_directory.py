@@ -15,7 +15,7 @@ from typing import IO
 
 from omegaconf import DictConfig, OmegaConf
 
-from algo.ropd.errors import ConfigurationError
+from algo.errors import ConfigurationError
 
 SUMMARY = "summary.json"
 _CONFIG = "config.yaml"

@@ -3,7 +3,7 @@
 Called by `ropd teacher build --backend vllm`. Ray Data starts the vLLM engines (each over
 `tensor_parallel` GPUs, one to `replicas` of them on the nodes of the cluster), keeps them fed and
 replaces those that die; this module says what goes in and reads what comes out. Storing is
-`algo.ropd.teacher_offline`'s part.
+`algo.teacher.build_offline`'s part.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 import ray
 from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
-from algo.ropd.endpoint import Reply
-from algo.ropd.teacher_offline import OfflineRequest
-from algo.ropd.wire import CUT_OFF
+from algo.llm.endpoint import Reply
+from algo.llm.wire import CUT_OFF
+from algo.teacher.build_offline import OfflineRequest
 
 _STORE_EVERY = 64
 

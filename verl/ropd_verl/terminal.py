@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from ropd_verl.judge_time import WAITED
-from ropd_verl.step_times import STEP
-from ropd_verl.summary import REWARD, accuracies, read_metrics
+from algo.runs.judge_time import WAITED
+from algo.runs.step_times import STEP
+from algo.runs.summary import REWARD, accuracies, read_metrics
 
 _LOOK_EVERY_S = 1.0
 

@@ -22,10 +22,11 @@ from typing import Any, TextIO
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from algo.errors import ConfigurationError, JudgeOutage, RopdError
+from algo.paths import absolute
 from algo.report import write_report
-from algo.ropd.errors import ConfigurationError, JudgeOutage, RopdError
-from ropd_verl import summary as summaries
-from ropd_verl.config import absolute, compose_config, key_lines
+from algo.runs import summary as summaries
+from ropd_verl.config import compose_config, key_lines
 from ropd_verl.run_directory import SUMMARY, RunDirectory, open_run_directory
 from ropd_verl.terminal import output_to, progress
 
@@ -67,8 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _what_is_missing(config: DictConfig) -> list[str]:
     """What a start would stumble over here; neither model hub nor judge are asked."""
+    from ropd_verl.checks.doctor import examine
     from ropd_verl.checks.finding import Level, Reach
-    from ropd_verl.doctor import examine
 
     found = list(examine(config, os.environ, Reach.MACHINE))
     return [d.line for d in found if d.finding.level in (Level.ERROR, Level.WARNING)]
@@ -110,7 +111,8 @@ def _start(config: DictConfig, command: str) -> int:
             if (value := OmegaConf.select(config, key)) is not None:
                 OmegaConf.update(config, key, _absolute(value))
     with _example(config):
-        from ropd_verl import plugin, preflight
+        from ropd_verl import plugin
+        from ropd_verl.checks import start as preflight
 
         plugin.check_registered()
         preflight.check(config, os.environ)

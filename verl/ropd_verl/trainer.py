@@ -22,9 +22,8 @@ from verl.trainer.main_ppo import TaskRunnerV1
 from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY, PPOTrainer
 from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 
-from algo.ropd.errors import RopdError
-from algo.ropd.reward_manager import Stay
-from ropd_verl.judge_time import judge_time
+from algo.errors import RopdError
+from algo.runs.judge_time import JudgingSpan, judge_time
 from ropd_verl.ray_actors import class_behind
 
 STARTED_AT_VARIABLE = "ROPD_STARTED_AT"
@@ -117,8 +116,8 @@ class _WithJudge:
         return super()._add_prompts_to_generate(num_prompts)  # pyright: ignore
 
     def _judge_metrics(self, started: float) -> dict[str, float]:
-        stays: dict[str, Stay] = self._ask_judges("stays")
-        times = judge_time(self.replay_buffer.take_looks(), stays, started, time.time())
+        spans: dict[str, JudgingSpan] = self._ask_judges("judging_spans")
+        times = judge_time(self.replay_buffer.take_waits(), spans, started, time.time())
         return self._ask_judges("metrics") | times
 
     def _ask_judges(self, method: str) -> dict[str, Any]:

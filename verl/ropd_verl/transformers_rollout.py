@@ -24,8 +24,8 @@ from verl.workers.config import HFModelConfig
 from verl.workers.rollout.base import BaseRollout
 from verl.workers.rollout.replica import RolloutReplica, TokenOutput
 
-from ropd_verl.generation import Completion, Request, eos_token_ids, generate
-from ropd_verl.sampling import SamplingParams
+from ropd_verl.cpu.generation import Completion, Request, eos_token_ids, generate
+from ropd_verl.cpu.sampling import SamplingParams
 
 BACKEND = "transformers"
 

@@ -1,1 +1,1 @@
-"""What can be known of a run before Ray starts; `ropd_verl.doctor` lists the checks."""
+"""What can be known of a run before Ray starts; `ropd_verl.checks.doctor` lists the checks."""

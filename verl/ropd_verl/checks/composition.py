@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from hydra.errors import InstantiationException
 
-from algo.ropd.errors import ConfigurationError
+from algo.errors import ConfigurationError
 from algo.ropd.plan import judge_context_tokens
 from ropd_verl.checks.finding import Finding, Subject, note, ok, warning
 

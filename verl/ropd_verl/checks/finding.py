@@ -14,8 +14,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from algo.methods.registry import load_settings
 from algo.ropd.settings import RopdSettings
-from ropd_verl.checks.memory import Shape
+from ropd_verl.checks.shape import Shape, local_shape
 
 
 class Level(StrEnum):
@@ -131,8 +132,6 @@ class Subject:
 
         Asked anew each time: the check `student` may have fetched it in between.
         """
-        from ropd_verl.checks.inputs import local_shape
-
         model = self.config.actor_rollout_ref.model
         shape = local_shape(model.path)
         return None if shape is None else shape.with_lora(model.lora_rank)
@@ -156,4 +155,4 @@ class Check:
 def ropd_settings(config: DictConfig) -> RopdSettings:
     """The node ``ropd``, validated; raises `ConfigurationError`."""
     node = OmegaConf.to_container(config.ropd, resolve=True)
-    return RopdSettings.from_node(node)  # pyright: ignore[reportArgumentType]
+    return load_settings(node)  # pyright: ignore[reportArgumentType]

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path
 
 import pyarrow.parquet as pq
 from pyarrow import ArrowException
 
-from algo.ropd.errors import ConfigurationError, TeacherIndexError
+from algo.errors import ConfigurationError, TeacherIndexError
+from algo.paths import absolute
 from algo.ropd.settings import RopdSettings
-from algo.ropd.teacher_coverage import require_answers
+from algo.teacher.coverage import require_answers
 from ropd_verl.checks.finding import Finding, Subject, note, ok, warning
-from ropd_verl.checks.memory import Shape
-from ropd_verl.config import absolute
 
 TRAIN_COLUMNS = ("prompt", "data_source")
 VAL_COLUMNS = ("prompt", "data_source", "reward_model")
@@ -115,41 +113,6 @@ def _ties_embeddings(path: str) -> bool:
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(path).get_text_config().tie_word_embeddings
-
-
-def local_shape(path: str) -> Shape | None:
-    """A student's size, without a network and without its weights.
-
-    None when its configuration is not on this machine or names a class that is no causal model.
-    """
-    try:
-        return _shape(path)
-    except (OSError, ValueError):
-        return None
-
-
-# Only what was found is remembered: a student that is not here yet may be fetched later.
-@lru_cache(maxsize=4)
-def _shape(path: str) -> Shape:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(path, local_files_only=True)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    text = config.get_text_config()
-    head = model.get_output_embeddings()
-    return Shape(
-        parameters=sum(p.numel() for p in model.parameters()),
-        layers=text.num_hidden_layers,
-        hidden=text.hidden_size,
-        vocabulary=text.vocab_size,
-        linear=sum(
-            module.in_features + module.out_features
-            for module in model.modules()
-            if isinstance(module, torch.nn.Linear) and module is not head
-        ),
-    )
 
 
 def check_data(files: str | Iterable[str] | None, key: str, columns: Iterable[str]) -> list[Path]:

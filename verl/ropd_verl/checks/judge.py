@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from algo.openai_env import ResolvedRole, resolve_role
-from algo.ropd.client import all_of
-from algo.ropd.errors import ConfigurationError
-from algo.ropd.preflight import check_judge, trial, unusable
+from algo.errors import ConfigurationError
+from algo.judge.preflight import check_judge, trial, unusable
+from algo.llm.endpoint import Request
+from algo.llm.scheduler import RequestScheduler
+from algo.llm.tasks import all_of
+from algo.llm.wire import Fault
+from algo.methods.registry import roles_of
+from algo.openai_env import ResolvedRole, resolve_roles
 from algo.ropd.rubric import rubric_json_schema
-from algo.ropd.scheduler import RequestScheduler
 from algo.ropd.settings import RopdSettings
-from algo.ropd.wire import Fault
 from ropd_verl.checks.finding import Finding, Subject, note, ok, warning
 
-QUESTION = (
-    {
-        "role": "user",
-        "content": "Write one criterion that tells whether an answer to `1+1=?` is right.",
-    },
+QUESTION = Request(
+    [
+        {
+            "role": "user",
+            "content": "Write one criterion that tells whether an answer to `1+1=?` is right.",
+        }
+    ]
 )
 
 
@@ -51,8 +56,10 @@ def address(subject: Subject) -> Iterable[Finding]:
 
 def endpoints(subject: Subject) -> Iterable[Finding]:
     """Says for each role what it uses and where that was set."""
-    for line in asyncio.run(check_judge(subject.settings.judge, subject.environ)):
-        yield ok(line)
+    asked = _roles(subject.settings, subject.environ)
+    asyncio.run(check_judge(asked, subject.settings.limits))
+    for role in asked:
+        yield ok(role.line())
 
 
 def structured_output(subject: Subject) -> Iterable[Finding]:
@@ -61,14 +68,12 @@ def structured_output(subject: Subject) -> Iterable[Finding]:
 
 
 async def _ask_each_role(settings: RopdSettings, environ: Mapping[str, str]) -> list[Finding]:
-    async with RequestScheduler(settings.judge.limits) as scheduler:
+    async with RequestScheduler(settings.limits) as scheduler:
         return await all_of(_ask(role, scheduler) for role in _roles(settings, environ))
 
 
-def _roles(settings: RopdSettings, environ: Mapping[str, str]) -> Iterable[ResolvedRole]:
-    judge = settings.judge
-    for name, role in (("rubricator", judge.rubricator), ("verifier", judge.verifier)):
-        yield resolve_role(name, role, environ)
+def _roles(settings: RopdSettings, environ: Mapping[str, str]) -> list[ResolvedRole]:
+    return resolve_roles(roles_of(settings), environ)
 
 
 def _is_ip(host: str) -> bool:
@@ -86,7 +91,7 @@ async def _ask(role: ResolvedRole, scheduler: RequestScheduler) -> Finding:
     rubric = {"name": "ropd_doctor", "strict": True, "schema": rubric_json_schema((1, 1))}
     schema = {"type": "json_schema", "json_schema": rubric}
     try:
-        reply = await trial(role, scheduler, QUESTION, response_format=schema)
+        reply = await trial(role, scheduler, replace(QUESTION, response_format=schema))
     except Fault as fault:
         return await _blamed(role, scheduler, fault)
     return ok(f"{name}: takes a JSON schema ({reply.completion_tokens} tokens)")

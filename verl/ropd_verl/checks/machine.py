@@ -11,12 +11,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from algo.ropd.errors import ConfigurationError
+from algo.errors import ConfigurationError
+from algo.paths import absolute
 from ropd_verl.adapter import peft_missing
 from ropd_verl.checks.finding import Finding, Subject, note, ok, warning
 from ropd_verl.checks.memory import GB, checkpoint_gb, most_checkpoints, training_memory
 from ropd_verl.checks.nvidia import Gpu, installed, visible
-from ropd_verl.config import absolute
 
 VERL = "0.9.1"
 

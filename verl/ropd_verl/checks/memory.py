@@ -6,7 +6,9 @@ Nothing here was fitted to a measurement.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from ropd_verl.checks.shape import Shape
 
 GB = 1e9
 
@@ -18,37 +20,6 @@ _ADAM_ROOT = 4
 _HALF = 2
 # Logits once in bf16 and once in fp32, from which log-probabilities are taken.
 _LOGIT = 2 + 4
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A causal language model: parameters, layers, width, vocabulary; what LoRA adds to it."""
-
-    parameters: int
-    layers: int
-    hidden: int
-    vocabulary: int
-    linear: int = 0
-    """Inputs and outputs of all linear layers but the head, summed: LoRA's parameters at rank 1."""
-    adapter: int | None = None
-    """LoRA's parameters, which alone are trained then; None means that every weight trains."""
-
-    def with_lora(self, rank: int) -> Shape:
-        """With an adapter on every linear layer; the same for rank 0, which means none.
-
-        An adapter on fewer layers (``target_modules``) is smaller.
-        """
-        return replace(self, adapter=rank * self.linear) if rank > 0 else self
-
-    @property
-    def stored(self) -> int:
-        """All parameters, the adapter's included."""
-        return self.parameters + (self.adapter or 0)
-
-    @property
-    def trained(self) -> int:
-        """Parameters that get gradients and Adam states."""
-        return self.parameters if self.adapter is None else self.adapter
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,88 @@
+r"""Grades finished answers against ground truth, for validation and for statistics; never a reward.
+
+`grade` looks at the text after the last ``</think>`` only, and gives 1.0 for a right final answer
+and 0.0 for anything else: a wrong one, none, thinking that never ended, an expression that cannot
+be compared within `math_equivalence.LIMIT_S`. Which rule applies follows from the prefix of the
+row's ``data_source``:
+
+- ``arithmetic``: the text ends in ``answer N``, digits compared exactly;
+- ``math``, ``dapo_math``, ``aime``, ``hmmt``: mathematical equality (`math_equivalence`);
+- ``gpqa``: the letter of the last stated choice, such as ``Answer: C`` or ``\boxed{C}``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from types import MappingProxyType
+
+from algo.errors import ConfigurationError
+from algo.grading.math_equivalence import equivalent
+from algo.thinking import after_thinking, is_unclosed
+
+_TAIL = 2000
+"""Characters of the end that a final answer is looked for in: bounds the time of every rule."""
+
+
+def grade(data_source: str, solution_text: str, ground_truth: object) -> float:
+    """1.0 if `solution_text` ends in the right answer, else 0.0.
+
+    Blocks: a mathematical comparison takes milliseconds, at worst `math_equivalence.LIMIT_S`. Safe
+    to call from any thread. Raises `ConfigurationError` for an unknown `data_source` and for a row
+    without ground truth.
+    """
+    rule = _rule(data_source)
+    truth = "" if ground_truth is None else str(ground_truth).strip()
+    if not truth:
+        raise ConfigurationError(
+            f"column reward_model.ground_truth is empty in a {data_source!r} row, which cannot be "
+            "graded: `ropd data check --validation FILE` lists all such rows"
+        )
+    if is_unclosed(solution_text):
+        return 0.0
+    return float(rule(after_thinking(solution_text)[-_TAIL:], truth))
+
+
+def can_grade(data_source: str) -> bool:
+    """Whether `grade` knows a rule for rows of this data source."""
+    return any(data_source.startswith(prefix) for prefix in _RULES)
+
+
+def _rule(data_source: str) -> Callable[[str, str], bool]:
+    for prefix, rule in _RULES.items():
+        if data_source.startswith(prefix):
+            return rule
+    raise ConfigurationError(
+        f"column data_source holds {data_source!r}, which no grading rule covers: begin it with "
+        f"one of {', '.join(_RULES)}, or leave these rows out of data.val_files"
+    )
+
+
+def _arithmetic(final: str, truth: str) -> bool:
+    stated = re.search(r"\banswer[ :]*(\d+)\s*$", final, re.IGNORECASE | re.ASCII)
+    return stated is not None and stated.group(1) == truth
+
+
+_CHOICE = re.compile(
+    r"\\boxed\{\s*(?:\\(?:text|mathrm|textbf|mathbf)\{)?\s*\(?([A-Ha-h])\)?\s*\}"
+    r"|\b(?i:answer|choice|option)\b(?:\s+is)?[\s:*_(\[$]*([A-H])\b"
+    r"|^[\s*_]*\(?([A-H])\)?[.\s*_]*$",
+    re.MULTILINE,
+)
+
+
+def _choice(final: str, truth: str) -> bool:
+    stated = [next(filter(None, groups)) for groups in _CHOICE.findall(final)]
+    return bool(stated) and stated[-1].upper() == truth.upper()
+
+
+_RULES: MappingProxyType[str, Callable[[str, str], bool]] = MappingProxyType(
+    {
+        "arithmetic": _arithmetic,
+        "math": equivalent,
+        "dapo_math": equivalent,
+        "aime": equivalent,
+        "hmmt": equivalent,
+        "gpqa": _choice,
+    }
+)

@@ -1,0 +1,154 @@
+"""Judges groups under one method, and puts every judgement on disk before its scores are used.
+
+    async with open_engine(Ropd, settings, os.environ) as engine:
+        scored = await engine.score_group(Group("group-1", messages, rollouts, step=0))
+
+A group that cannot be judged raises `JudgeFailure` and has no score; a judge that cannot be used
+any more raises `JudgeOutage`. What a method does with a group is its own module's part.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+from algo.data.fingerprint import prompt_fingerprint
+from algo.errors import ConfigurationError, JudgeFailure, JudgeOutage
+from algo.judge.gate import QualityGate
+from algo.judge.group import Group
+from algo.judge.journal import Journal
+from algo.judge.method import (
+    Judgement,
+    Method,
+    Resources,
+    ScoredGroup,
+    SettingsT,
+    TeacherAnswers,
+)
+from algo.judge.metrics import Tally, group_figures
+from algo.judge.preflight import check_roles
+from algo.judge.record import Setup, failed_record, judged_record
+from algo.judge.settings import EngineSettings
+from algo.judge.templates import question_text
+from algo.llm.scheduler import RequestScheduler
+from algo.openai_env import ResolvedRole, resolve_roles
+from algo.teacher.teacher_index import TeacherIndex
+
+logger = logging.getLogger(__name__)
+
+
+class Engine:
+    """Judges groups, any number at a time. Use `async with`, or `aclose` at the end."""
+
+    def __init__(
+        self,
+        method: Method[Any],
+        settings: EngineSettings,
+        roles: Sequence[ResolvedRole],
+        scheduler: RequestScheduler,
+        journal: Journal,
+    ) -> None:
+        endpoints = [role.endpoint for role in roles]
+        self._method = method
+        self._roles = roles
+        self._scheduler = scheduler
+        self._journal = journal
+        self._setup = Setup(method.name, method.setup(), endpoints)
+        self._tally = Tally(endpoints)
+        self._gate = QualityGate(settings.gate, settings.limits.outage_s)
+
+    async def score_group(self, group: Group) -> ScoredGroup:
+        """Judge one group: `scores[i]` in [0, 1] for each of its n rollouts, in their order.
+
+        Raises `JudgeFailure` (the group leaves the batch), `JudgeOutage` or `JournalError` (the
+        run must stop).
+        """
+        async with self._gate.passage():
+            judgement = Judgement(
+                group, prompt_fingerprint(group.messages), question_text(group.messages)
+            )
+            try:
+                await self._method.begin_group(group.step)
+                judgement.panels = tuple(await self._method.panels(judgement))
+            except (JudgeFailure, JudgeOutage) as failure:
+                logger.warning("group %s could not be judged: %s", group.uid, failure)
+                await self._journal.append(failed_record(judgement, failure, self._setup))
+                self._tally.failed(failure.kind, judgement.transcript)
+                raise self._what_now(failure) from None
+            scored = ScoredGroup.of(judgement)
+            await self._journal.append(judged_record(judgement, scored, self._setup))
+            self._tally.judged(
+                judgement, group_figures(judgement, scored), self._method.figures(scored)
+            )
+            if scored.panels:
+                self._gate.judged()
+            return scored
+
+    def _what_now(self, failure: JudgeFailure | JudgeOutage) -> JudgeFailure | JudgeOutage:
+        """The failure itself, or the outage it adds up to with those before it."""
+        outage = failure if isinstance(failure, JudgeOutage) else self._gate.group_failed(failure)
+        if outage is None:
+            return failure
+        self._scheduler.stop(outage)
+        return outage
+
+    async def check(self) -> None:
+        """Try each role's endpoint as the run will use it; raises `ConfigurationError` within about
+        a minute if it cannot be used. Logs one line a role: where its settings came from."""
+        for role in self._roles:
+            logger.info(role.line())
+        await check_roles(self._roles, self._scheduler)
+
+    def metrics(self) -> dict[str, float]:
+        """What happened since the last call, under names that begin with `ropd/`."""
+        figures = self._tally.drain(self._scheduler.drain_counters())
+        return figures | self._method.drain_metrics()
+
+    async def aclose(self) -> None:
+        await self._scheduler.aclose()
+        await self._journal.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+def open_engine(
+    kind: type[Method[SettingsT]],
+    settings: SettingsT,
+    environ: Mapping[str, str],
+    teachers: TeacherAnswers | None = None,
+) -> Engine:
+    """An engine that judges by the method `kind`, short of reaching its endpoints.
+
+    Opened is what the method asks for and nothing else; `teachers` replaces the index at
+    `settings.teacher_index`. Raises `ConfigurationError`, `TeacherIndexError` or `JournalError`.
+    """
+    if settings.journal_dir is None:
+        raise ConfigurationError("ropd.journal_dir is not set: name a folder for the judgements")
+    roles = resolve_roles(kind.roles(settings), environ)
+    scheduler = RequestScheduler(settings.limits)
+    resources = Resources(
+        roles={role.endpoint.role: role for role in roles},
+        scheduler=scheduler,
+        teachers=_teachers(kind, settings, teachers),
+        teacher_answers=settings.teacher_answers,
+    )
+    method = kind(settings, resources)
+    journal = Journal(settings.journal_dir, settings.journal_rotate_mb << 20)
+    return Engine(method, settings, roles, scheduler, journal)
+
+
+def _teachers(
+    kind: type[Method[SettingsT]], settings: SettingsT, given: TeacherAnswers | None
+) -> TeacherAnswers | None:
+    if given is not None or not kind.needs_teachers(settings):
+        return given
+    if settings.teacher_index is None:
+        raise ConfigurationError(
+            "ropd.teacher_index is not set: name the file made by `ropd teacher build`"
+        )
+    return TeacherIndex.open(settings.teacher_index)

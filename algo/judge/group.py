@@ -1,0 +1,70 @@
+"""A group of rollouts, and the rules that score one without a judge.
+
+A rollout that gives no answer scores 0 by a rule about the answer; that is a judgement by code, not
+a failed judgement, and it is recorded under the rule's name.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from algo.thinking import after_thinking, is_unclosed
+
+
+class Rule(StrEnum):
+    """Why a rollout scores 0 without being shown to a judge."""
+
+    UNFINISHED = "unfinished"
+    """It was cut off at the token limit."""
+    UNCLOSED_THINK = "unclosed_think"
+    """A think block was opened and never closed, so there is no answer after it."""
+    EMPTY = "empty"
+    """Nothing but white space and punctuation stands after the last `</think>`."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One sampled answer: its whole text, thinking included.
+
+    `finished` is false when generation was cut off at the token limit.
+    """
+
+    text: str
+    finished: bool
+
+    @property
+    def answer(self) -> str:
+        """What is judged: only what stands after the last `</think>`."""
+        return after_thinking(self.text).strip()
+
+    @property
+    def rule(self) -> Rule | None:
+        """The rule that scores this rollout 0, if one does."""
+        if not self.finished:
+            return Rule.UNFINISHED
+        if is_unclosed(self.text):
+            return Rule.UNCLOSED_THINK
+        return None if _has_content(self.answer) else Rule.EMPTY
+
+
+@dataclass(frozen=True)
+class Group:
+    """The n rollouts of one prompt instance; `uid` is unique to the instance."""
+
+    uid: str
+    messages: Sequence[Mapping[str, Any]]
+    rollouts: Sequence[Rollout]
+    step: int
+
+
+def _has_content(text: str) -> bool:
+    return any(_says_something(character) for character in text)
+
+
+def _says_something(character: str) -> bool:
+    category = unicodedata.category(character)
+    return category[0] in "LN" or category in ("Sm", "Sc", "So")

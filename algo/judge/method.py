@@ -1,0 +1,237 @@
+"""The seam: what the engine knows of a method, and what a method is given.
+
+A method turns a group's rollouts into `Panel`s: evidence that some judge gave, and the scores that
+follow from it by arithmetic. Everything around that (waiting, retrying, journal, quality gate,
+counters, replay) is the engine's and the same for every method. A whole one:
+
+    @dataclass(frozen=True)
+    class Votes(Panel):
+        students: tuple[int, ...]
+        yes: tuple[bool, ...]
+
+        def scores(self) -> tuple[float, ...]:
+            return tuple(map(float, self.yes))
+
+        def record(self) -> dict[str, Any]:
+            return {"students": list(self.students), "yes": list(self.yes)}
+
+    class Voting(Method[RopdSettings]):
+        name = "voting"
+        ...
+
+`docs/methods.md` shows the rest, and what to add beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from time import perf_counter
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from uuid import uuid4
+
+from algo.errors import FailureKind, JudgeFailure, MethodError, TeacherMissing
+from algo.judge.asking import Judge, Transcript
+from algo.judge.group import Group, Rollout, Rule
+from algo.judge.settings import EngineSettings
+from algo.llm.scheduler import RequestScheduler
+from algo.llm.settings import RoleSettings, Settings
+from algo.openai_env import ResolvedRole
+from algo.teacher.teacher_index import TeacherAnswer
+
+SettingsT = TypeVar("SettingsT", bound=EngineSettings)
+
+
+class Panel(ABC):
+    """The evidence under which some rollouts of a group were judged. A frozen value."""
+
+    students: tuple[int, ...]
+    """The rollouts judged here, as indices into the group."""
+
+    @abstractmethod
+    def scores(self) -> tuple[float, ...]:
+        """One score in [0, 1] for each of `students`, from the evidence alone.
+
+        Pure: the replay of a journal calls it too and must get the same bits.
+        """
+
+    def teacher_scores(self) -> tuple[float, ...]:
+        """The same for each teacher answer that was judged beside them, if any was."""
+        return ()
+
+    @abstractmethod
+    def record(self) -> dict[str, Any]:
+        """What the journal keeps: JSON values from which `Method.panel_of` makes the panel anew."""
+
+
+@dataclass
+class Judgement:
+    """One judgement in the making: what is known so far, for its record."""
+
+    group: Group
+    fingerprint: str
+    question: str
+    judgement_id: str = field(default_factory=lambda: uuid4().hex)
+    started: float = field(default_factory=perf_counter)
+    teachers: tuple[str, ...] = ()
+    """The distinct teacher answers, as shown to the judge."""
+    panels: tuple[Panel, ...] = ()
+    transcript: Transcript = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """How long the judgement has taken so far."""
+        return perf_counter() - self.started
+
+    @property
+    def judged(self) -> list[int]:
+        """The rollouts that hold an answer: no judge is shown one that a rule has scored."""
+        return [index for index, rollout in enumerate(self.group.rollouts) if rollout.rule is None]
+
+
+@dataclass(frozen=True)
+class ScoredGroup:
+    """A judged group.
+
+    `scores[i]` in [0, 1] belongs to rollout i; `rules[i]` names the rule that scored it, else one
+    of `panels` holds the evidence. `teacher_scores` has one entry a teacher answer that was judged,
+    averaged over the panels (empty where none was).
+    """
+
+    judgement_id: str
+    scores: tuple[float, ...]
+    rules: tuple[Rule | None, ...]
+    panels: tuple[Any, ...]
+    """The method's own kind of `Panel`; ROPD's is `algo.ropd.scoring.RubricPanel`."""
+    teacher_scores: tuple[float, ...]
+
+    @classmethod
+    def of(cls, judgement: Judgement) -> ScoredGroup:
+        """The scores that a judgement's panels amount to (s_i of Eq. 4 for ROPD).
+
+        Raises `MethodError` when they do not score each judged rollout once, within [0, 1].
+        """
+        rollouts, panels = judgement.group.rollouts, judgement.panels
+        seats = sorted(index for panel in panels for index in panel.students)
+        if seats != judgement.judged:
+            raise MethodError(
+                f"the panels score the rollouts {seats}, but {judgement.judged} hold an answer"
+            )
+        scores = student_scores(panels, len(rollouts))
+        teachers = teacher_scores(panels)
+        for score in (*scores, *teachers):
+            if not (math.isfinite(score) and 0.0 <= score <= 1.0):
+                raise MethodError(f"a panel gave the score {score}, which is not in [0, 1]")
+        rules = tuple(rollout.rule for rollout in rollouts)
+        return cls(judgement.judgement_id, scores, rules, panels, teachers)
+
+
+def student_scores(panels: Sequence[Panel], count: int) -> tuple[float, ...]:
+    """The score of each of `count` rollouts; 0 for those in no panel, which a rule has scored."""
+    scores = [0.0] * count
+    for panel in panels:
+        for index, score in zip(panel.students, panel.scores(), strict=True):
+            scores[index] = score
+    return tuple(scores)
+
+
+def teacher_scores(panels: Sequence[Panel]) -> tuple[float, ...]:
+    """The score of each teacher answer that was judged, averaged over the panels."""
+    by_panel = [panel.teacher_scores() for panel in panels]
+    return tuple(fmean(scores) for scores in zip(*by_panel, strict=True))
+
+
+class TeacherAnswers(Protocol):
+    """Where Y_T comes from; `TeacherIndex` is one."""
+
+    def answers(self, fingerprint: str, m: int) -> Sequence[TeacherAnswer]: ...
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the engine opens for a method: the endpoints of its roles, and teacher answers."""
+
+    roles: Mapping[str, ResolvedRole]
+    scheduler: RequestScheduler
+    teachers: TeacherAnswers | None
+    """`None` for a method that needs none."""
+    teacher_answers: int
+    """m of Eq. 1."""
+
+    def judge(self, role: str, priority: int = 0) -> Judge:
+        """The model that answers for `role`; requests of higher `priority` go first."""
+        return Judge(self.roles[role].endpoint, self.scheduler, priority)
+
+    def teacher_texts(self, fingerprint: str) -> tuple[str, ...]:
+        """Y_T: the distinct ones among a prompt's first m answers, without their thinking.
+
+        Raises `JudgeFailure`.
+        """
+        if self.teachers is None:
+            raise MethodError("a method that shows teacher answers must say so: needs_teachers")
+        try:
+            stored = self.teachers.answers(fingerprint, self.teacher_answers)
+        except TeacherMissing as missing:
+            raise JudgeFailure(FailureKind.TEACHER_MISSING, "teacher", str(missing)) from None
+        return tuple(dict.fromkeys(Rollout(answer.text, True).answer for answer in stored))
+
+
+class Method(ABC, Generic[SettingsT]):
+    """How a group is judged: the base class of every judged method.
+
+    A subclass is made once a run, as `cls(settings, resources)`. B prompts a step, n rollouts a
+    prompt, m teacher answers and K criteria are what the letters stand for throughout.
+    """
+
+    name: ClassVar[str]
+    """Stands in `ropd.method.name`, in the registry and in every record."""
+    options: ClassVar[type[Settings]] = Settings
+    """The type of the keys beside `ropd.method.name`; the base takes none."""
+    metrics: ClassVar[Mapping[str, str]] = {}
+    """What `figures` and `drain_metrics` report: name under `ropd/`, and what it says."""
+
+    @abstractmethod
+    def __init__(self, settings: SettingsT, resources: Resources) -> None: ...
+
+    @classmethod
+    @abstractmethod
+    def roles(cls, settings: SettingsT) -> Mapping[str, RoleSettings]:
+        """The models that are asked, by role: nothing else is resolved, tried or required."""
+
+    @classmethod
+    def needs_teachers(cls, settings: SettingsT) -> bool:
+        """Whether the teacher index is opened; `True` unless a method says otherwise."""
+        return True
+
+    @classmethod
+    @abstractmethod
+    def panel_of(cls, entry: Mapping[str, Any]) -> Panel:
+        """The panel that `Panel.record` gave `entry` for; needs no settings and no endpoint."""
+
+    @abstractmethod
+    async def panels(self, judgement: Judgement) -> Sequence[Panel]:
+        """Judge the rollouts `judgement.judged`, each in exactly one panel.
+
+        What is shown of the teacher is noted in `judgement.teachers`, each exchange with a model
+        in `judgement.transcript`. Raises `JudgeFailure` (the group leaves the batch) or
+        `JudgeOutage` (the run must stop).
+        """
+
+    def setup(self) -> Mapping[str, Any]:
+        """What every record of the run holds of the method's settings, as JSON values."""
+        return {}
+
+    async def begin_group(self, step: int) -> None:
+        """Called before each group is judged; may raise as `panels` does."""
+
+    def figures(self, scored: ScoredGroup) -> Mapping[str, Sequence[float]]:
+        """A judged group's own figures, under `ropd/`; the mean of all values since the last
+        reading is the metric."""
+        return {}
+
+    def drain_metrics(self) -> dict[str, float]:
+        """Metrics that belong to no group, under their full names, since the last call."""
+        return {}

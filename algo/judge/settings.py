@@ -1,0 +1,54 @@
+"""The part of the Hydra node `ropd` that every judged method shares.
+
+A method's own settings stand in its own module; `algo/ropd/settings.py` has ROPD's and the whole
+node.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+
+from algo.llm.settings import Fraction, LimitsSettings, Settings
+
+
+class MethodSettings(Settings):
+    """Which method turns a group into rewards, and that method's own options beside its name."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = "ropd"
+    """One of `algo/methods/registry.py`."""
+
+
+class GateSettings(Settings):
+    """The quality gate: too many failed groups stop the run."""
+
+    window: int = Field(default=64, ge=1)
+    """The last so many groups are looked at."""
+    max_failed_fraction: Fraction = 0.3
+    """The gate closes once more than this share of a whole window has failed."""
+    action: Literal["stop", "pause"] = "stop"
+    """`pause` holds the groups back and lets single ones try again, up to limits.outage_s."""
+
+
+class EngineSettings(Settings):
+    """What the engine itself reads, whatever the method."""
+
+    method: MethodSettings = MethodSettings()
+    teacher_index: Path | None = None
+    """File made by `ropd teacher build`."""
+    teacher_answers: int = Field(default=4, ge=1)
+    """m of Eq. 1."""
+    journal_dir: Path | None = None
+    """Folder of the judgement journal; one process writes to it."""
+    journal_rotate_mb: int = Field(default=256, ge=1)
+    """A journal file that has grown past this is closed and a new one begun."""
+    gate: GateSettings = GateSettings()
+
+    @property
+    def limits(self) -> LimitsSettings:
+        """What bounds the requests; the whole node keeps it beside the roles."""
+        raise NotImplementedError

@@ -1,0 +1,74 @@
+"""An endpoint, what is asked of it, and the reply that comes back: values only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import SecretStr
+
+from algo.llm.settings import RoleSettings
+
+Message = Mapping[str, Any]
+"""One chat message: `role` and `content`."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A role's settings with everything resolved: model, base URL and key are known.
+
+    `name` says who answers (`rubricator qwen3-30b at http://host:8000/v1`) and is safe to log; the
+    key is a `SecretStr` and shows in no repr.
+    """
+
+    role: str
+    model: str
+    base_url: str
+    settings: RoleSettings
+    api_key: SecretStr | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.role} {self.model} at {self.base_url}"
+
+    @property
+    def server(self) -> tuple[str, str]:
+        """What fails together: requests to one model behind one URL."""
+        return self.base_url, self.model
+
+
+@dataclass(frozen=True)
+class Request:
+    """One thing asked of an endpoint. It is sent as often as it takes and never changed."""
+
+    messages: Sequence[Message]
+    response_format: Mapping[str, Any] | None = None
+    """What constrains the reply, in the chat style whatever the endpoint's API."""
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    """Takes the place of the role's temperature, top_p, seed, max_tokens and reasoning_effort."""
+    timeout_s: float | None = None
+    """For one attempt; `None`: the role's."""
+    priority: int = 0
+    """Higher goes first."""
+    prompt_tokens: int | None = None
+    """What the caller counted, for the tokens-per-minute limit; `None`: a high estimate is charged
+    until the reply tells."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One complete answer of a model.
+
+    Token counts are `None` when the endpoint did not tell. `latency_s` is the time of the attempt
+    that succeeded; `attempts` counts those that were sent, this one included.
+    """
+
+    text: str
+    finish_reason: str
+    model: str
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cached_tokens: int | None
+    latency_s: float
+    attempts: int

@@ -1,0 +1,112 @@
+"""How a model is asked and how hard an endpoint is pushed: frozen values, validated once.
+
+An unknown key, a wrong type or a contradiction is an error when the settings are made. This module
+reads no environment variable and no file; `algo/openai_env.py` fills what a role leaves `null` from
+the environment.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Seconds = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
+
+class Settings(BaseModel):
+    """The base of every node: frozen, and strict about its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class PricesSettings(Settings):
+    """What a million tokens cost, in any one currency."""
+
+    input: float = Field(default=0.0, ge=0.0)
+    cached: float = Field(default=0.0, ge=0.0)
+    """Prompt tokens that the endpoint reports as served from its cache."""
+    output: float = Field(default=0.0, ge=0.0)
+
+
+class RoleSettings(Settings):
+    """One LLM role: which endpoint answers for it, and how it is asked."""
+
+    model: str | None = None
+    """`null`: ROPD_<ROLE>_MODEL of the environment."""
+    base_url: str | None = None
+    """Up to and including `/v1`. `null`: OPENAI_BASE_URL of the environment, else OpenAI's own."""
+    api_key_env: str | None = "OPENAI_API_KEY"
+    """The NAME of the variable that holds the key; `null` for an endpoint that asks for none."""
+    api: Literal["chat_completions", "responses"] = "chat_completions"
+    temperature: float | None = Field(default=None, ge=0.0)
+    """`null` leaves the endpoint's default, as for every sampling key below."""
+    top_p: float | None = Field(default=None, gt=0.0, le=1.0)
+    seed: int | None = None
+    reasoning_effort: str | None = None
+    max_tokens: int = Field(default=4096, ge=1)
+    """Most tokens of a reply, thinking included."""
+    max_tokens_key: Literal["auto", "max_tokens", "max_completion_tokens"] = "auto"
+    """What a chat completion calls this limit; `auto`: the newer name at OpenAI and Azure alone."""
+    timeout_s: Seconds = 120.0
+    """For one attempt, from sending to the reply's last byte."""
+    context_tokens: int | None = Field(default=None, ge=1)
+    """The model's context window; `null` sends any length and lets the endpoint refuse it."""
+    tokenizer: str | None = None
+    """A tokenizer.json (or a folder with one) to count tokens with; `null` estimates high."""
+    structured: Literal["auto", "json_schema", "text"] = "auto"
+    """`auto` asks under a JSON schema, and for text once the endpoint names it as refused."""
+    extra_body: dict[str, Any] = {}
+    """Further keys of the request's body, such as vLLM's `chat_template_kwargs`."""
+    prices: PricesSettings = PricesSettings()
+
+
+class RetriesSettings(Settings):
+    """How often a request is tried again, by the kind of failure.
+
+    A failure that shows the whole endpoint to be down is charged to the endpoint (it waits, up to
+    `outage_s`), not to the request.
+    """
+
+    transport: int = Field(default=6, ge=0)
+    rate_limit: int = Field(default=12, ge=0)
+    timeout: int = Field(default=2, ge=0)
+    refusal: int = Field(default=1, ge=0)
+    truncated: int = Field(default=2, ge=0)
+    unparseable: int = Field(default=2, ge=0)
+    """A repair turn tells the model what was wrong, as for `truncated` and `invalid`."""
+    invalid: int = Field(default=2, ge=0)
+
+
+class LimitsSettings(Settings):
+    """One limiter for all roles of a process."""
+
+    concurrency: int = Field(default=64, ge=1)
+    """Requests in flight to one endpoint at the start."""
+    max_concurrency: int = Field(default=256, ge=1)
+    """The limit grows up to here while the endpoint keeps up; it shrinks on 429 and timeouts."""
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    """Over all roles; `null` is no limit."""
+    tokens_per_minute: int | None = Field(default=None, ge=1)
+    """Prompt and reply over all roles; what a reply really used is charged. `null` is no limit."""
+    queue: int = Field(default=20_000, ge=1)
+    """Most requests waiting; one more is an error."""
+    retries: RetriesSettings = RetriesSettings()
+    backoff_s: Seconds = 0.5
+    """Before the first retry of a request; doubles, with jitter."""
+    max_backoff_s: Seconds = 30.0
+    stage_deadline_s: Seconds = 600.0
+    """For one stage of a group (its rubric, or all its verdicts) with every retry and wait. A
+    group is thus judged or failed within twice this, plus at most `outage_s` of waiting for an
+    endpoint that is down."""
+    breaker_failures: int = Field(default=5, ge=1)
+    """An endpoint that fails this often in a row is taken to be down: requests wait for it."""
+    outage_s: Seconds = 300.0
+    """How long an endpoint may be down before the run stops, from when it is taken to be down."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.max_concurrency < self.concurrency:
+            raise ValueError("max_concurrency is below concurrency: raise it or lower the other")
+        return self

@@ -1,0 +1,127 @@
+"""One HTTP attempt over aiohttp: a reply, or a `Fault` that says what went wrong.
+
+Sessions are opened in the event loop that first uses them. The scheduler bounds how many
+attempts are in flight, so the connection pool has no limit of its own; nothing is retried here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from functools import cache
+from ipaddress import ip_address
+from time import perf_counter
+from typing import Final
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from algo.errors import FailureKind
+from algo.llm.endpoint import Endpoint, Reply, Request
+from algo.llm.wire import Fault, parse_reply, request_body, status_fault
+
+MAX_REPLY_BYTES: Final = 16 * 1024 * 1024
+"""A longer body is an endpoint that never stops, not an answer."""
+
+
+class Transport:
+    """Sends requests to any number of endpoints over one connection pool."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
+
+    async def send(
+        self, endpoint: Endpoint, request: Request, timeout_s: float, attempt: int
+    ) -> Reply:
+        """Attempt number `attempt`, from connecting to the last byte within `timeout_s`.
+
+        Raises `Fault`.
+        """
+        path, body = request_body(endpoint, request)
+        started = perf_counter()
+        status, headers, received = await self._exchange(
+            "POST", endpoint, path, body=body, timeout_s=timeout_s
+        )
+        if status != 200:
+            raise status_fault(status, headers, received)
+        return parse_reply(endpoint, received, perf_counter() - started, attempt)
+
+    async def models(self, endpoint: Endpoint, timeout_s: float) -> tuple[int, bytes]:
+        """Status and body of `GET {base_url}/models`; raises `Fault` when nothing answers."""
+        status, _, body = await self._exchange("GET", endpoint, "/models", timeout_s=timeout_s)
+        return status, body
+
+    async def _exchange(
+        self,
+        method: str,
+        endpoint: Endpoint,
+        path: str,
+        *,
+        body: bytes | None = None,
+        timeout_s: float,
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        headers = {"Content-Type": "application/json"}
+        if endpoint.api_key is not None:
+            headers["Authorization"] = f"Bearer {endpoint.api_key.get_secret_value()}"
+        url = endpoint.base_url + path
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                self._session(endpoint).request(
+                    method, url, data=body, headers=headers, allow_redirects=False
+                ) as response,
+            ):
+                received = await _bounded_body(response)
+                return response.status, response.headers, _without_key(received, endpoint)
+        except TimeoutError:
+            raise Fault(
+                FailureKind.TIMEOUT, f"no complete reply within {timeout_s:.1f} s"
+            ) from None
+        except (aiohttp.ClientError, OSError) as error:
+            detail = str(error) or "connection closed"
+            raise Fault(FailureKind.TRANSPORT, f"{type(error).__name__}: {detail}") from None
+
+    def _session(self, endpoint: Endpoint) -> aiohttp.ClientSession:
+        """The session for endpoints on this machine, or that for others, which heeds *_PROXY."""
+        proxied = not _is_loopback(endpoint.base_url)
+        if proxied not in self._sessions:
+            self._sessions[proxied] = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0),
+                timeout=aiohttp.ClientTimeout(total=None),
+                trust_env=proxied,
+            )
+        return self._sessions[proxied]
+
+    async def aclose(self) -> None:
+        for session in self._sessions.values():
+            await session.close()
+        self._sessions.clear()
+
+
+@cache
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _without_key(body: bytes, endpoint: Endpoint) -> bytes:
+    """Some servers quote the key they refuse; it must not travel on in an error message."""
+    if endpoint.api_key is None:
+        return body
+    return body.replace(endpoint.api_key.get_secret_value().encode(), b"(key)")
+
+
+async def _bounded_body(response: aiohttp.ClientResponse) -> bytes:
+    received = bytearray()
+    async for chunk in response.content.iter_any():
+        received += chunk
+        if len(received) > MAX_REPLY_BYTES:
+            raise Fault(
+                FailureKind.TRUNCATED,
+                f"the reply did not end within {MAX_REPLY_BYTES} bytes",
+                endpoint_down=False,
+            )
+    return bytes(received)

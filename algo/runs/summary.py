@@ -1,0 +1,184 @@
+"""What a finished run says of itself: `summary.json`, a table, a plot.
+
+Reads the metric files that verl's ``file`` tracker wrote (one a start of the run; where a
+restart repeated a step, the later record counts). Knows no process and starts nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from algo.runs.step_times import STEP, step_times
+
+Steps = Mapping[int, Mapping[str, float]]
+
+REWARD = "critic/score/mean"
+SINCE_START = "ropd/since_start_s"
+GREEDY_SUFFIX = "_greedy"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Figures of a run's completed steps; None where the run has no such measurement.
+
+    Accuracies are shares in [0, 1] on the validation set, sampled and greedy, before the first
+    step and after the last; rewards are the mean weighted pass rate of a step's rollouts; times
+    are seconds. ``first_step_after_s`` counts from the call of `training/train.sh` of the start
+    that made the first step listed.
+    ``judge_busy_s`` is how long a group was at the judge while a training step ran,
+    ``judge_waited_s`` how long the trainer had nothing else to wait for (`judge_time`).
+    """
+
+    accuracy_before: float | None
+    accuracy_after: float | None
+    greedy_accuracy_before: float | None
+    greedy_accuracy_after: float | None
+    reward_first_step: float | None
+    reward_last_step: float | None
+    steps: int
+    groups_judged: int
+    groups_failed: int
+    median_step_s: float | None
+    first_step_after_s: float | None
+    judge_busy_s: float | None
+    judge_waited_s: float | None
+    checkpoints: str
+    journal: str
+    metrics: str
+    log: str
+
+
+def read_metrics(files: Sequence[Path]) -> dict[int, dict[str, float]]:
+    """Metrics by step (0 holds the validation before training) from tracker files, in order.
+
+    A line cut off by a kill is skipped: its step was not complete and was repeated.
+    """
+    steps: dict[int, dict[str, float]] = {}
+    for file in files:
+        for line in file.read_text().splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            known = steps.setdefault(int(record["step"]), {})
+            known.update({k: v for k, v in record["data"].items() if isinstance(v, int | float)})
+    return dict(sorted(steps.items()))
+
+
+def accuracies(steps: Steps, *, greedy: bool) -> dict[int, float]:
+    """Validation accuracy by step, averaged over the sampled or the greedy data sources."""
+    found: dict[int, float] = {}
+    for step, data in steps.items():
+        values = [
+            value
+            for key, value in data.items()
+            if key.startswith("val-core/")
+            and "/mean@" in key
+            and key.split("/")[1].endswith(GREEDY_SUFFIX) == greedy
+        ]
+        if values:
+            found[step] = statistics.fmean(values)
+    return found
+
+
+def summarise(steps: Steps, *, paths: Mapping[str, str]) -> Summary:
+    """The figures of a run from its metrics; ``paths`` fills the fields that name places."""
+    trained = {step: data for step, data in steps.items() if REWARD in data}
+    last = max(trained, default=None)
+    sampled, greedy = (accuracies(steps, greedy=g) for g in (False, True))
+    rewards = [data[REWARD] for data in trained.values()]
+    seconds = [data[STEP] for data in trained.values() if STEP in data]
+    times = step_times(trained)
+    starts = [data[SINCE_START] for data in trained.values() if SINCE_START in data]
+
+    def total(name: str) -> int:
+        return int(sum(data.get(name, 0) for data in trained.values()))
+
+    return Summary(
+        accuracy_before=sampled.get(0),
+        accuracy_after=None if last is None else sampled.get(last),
+        greedy_accuracy_before=greedy.get(0),
+        greedy_accuracy_after=None if last is None else greedy.get(last),
+        reward_first_step=_first(rewards),
+        reward_last_step=_last(rewards),
+        steps=last or 0,
+        groups_judged=total("ropd/groups_judged"),
+        groups_failed=total("ropd/groups_failed"),
+        median_step_s=statistics.median(seconds) if seconds else None,
+        first_step_after_s=_first(starts),
+        judge_busy_s=times and times.judge_busy_s,
+        judge_waited_s=times and times.judge_waited_s,
+        **paths,
+    )
+
+
+def _first(values: Sequence[float]) -> float | None:
+    return values[0] if values else None
+
+
+def _last(values: Sequence[float]) -> float | None:
+    return values[-1] if values else None
+
+
+def table(summary: Summary) -> str:
+    """A short table for the terminal."""
+
+    def shown(value: float | None) -> str:
+        return "-" if value is None else f"{value:.3f}"
+
+    s = summary
+    rows = [
+        ("", "before", "after"),
+        ("accuracy, sampled", shown(s.accuracy_before), shown(s.accuracy_after)),
+        ("accuracy, greedy", shown(s.greedy_accuracy_before), shown(s.greedy_accuracy_after)),
+        ("reward (first, last step)", shown(s.reward_first_step), shown(s.reward_last_step)),
+        ("groups (judged, failed)", str(s.groups_judged), str(s.groups_failed)),
+    ]
+    lines = [f"{name:<28}{before:>10}{after:>10}" for name, before, after in rows]
+    seconds = "-" if s.median_step_s is None else f"{s.median_step_s:.2f} s"
+    lines.append(f"{s.steps} steps, median {seconds} a step")
+    if s.judge_busy_s is not None:
+        lines.append(
+            f"judge at work for {s.judge_busy_s:.1f} s of them, waited for {s.judge_waited_s:.1f} s"
+        )
+    lines += [f"{name + ':':<13}{getattr(s, name)}" for name in _PLACES]
+    return "\n".join(lines)
+
+
+_PLACES = ("checkpoints", "journal", "metrics", "log")
+
+
+def write(summary: Summary, path: Path) -> None:
+    """Write `summary.json` in one piece: its presence means that the run is finished."""
+    partial = path.with_suffix(".part")
+    partial.write_text(json.dumps(asdict(summary), indent=2) + "\n")
+    partial.rename(path)
+
+
+def plot(steps: Steps, path: Path) -> None:
+    """Reward and accuracies over the steps, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4))
+    curves: list[tuple[str, Mapping[int, float], dict[str, Any]]] = [
+        ("reward (training)", {s: d[REWARD] for s, d in steps.items() if REWARD in d}, {}),
+        ("accuracy, sampled (held out)", accuracies(steps, greedy=False), {"marker": "o"}),
+        ("accuracy, greedy (held out)", accuracies(steps, greedy=True), {"marker": "s"}),
+    ]
+    for label, curve, style in curves:
+        if curve:
+            axes.plot(list(curve), list(curve.values()), label=label, **style)
+    axes.set(xlabel="step", ylim=(0, 1))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

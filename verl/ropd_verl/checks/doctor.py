@@ -1,0 +1,87 @@
+"""The one list of checks: the trainer's start goes through it, and `ropd doctor` shows all of it.
+
+A start stops at the first error (`preflight.check`); the doctor goes on and says everything. Checks
+run from cheap to dear as far as one does not build on another, and the judge is asked last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from omegaconf import DictConfig
+
+from algo.errors import ConfigurationError
+from ropd_verl.checks import composition, inputs, judge, machine
+from ropd_verl.checks.finding import Check, Finding, Level, Reach, Subject
+
+STATIC, MACHINE, NETWORK = Reach.STATIC, Reach.MACHINE, Reach.NETWORK
+
+CHECKS: tuple[Check, ...] = (
+    Check("method", "it decides what is judged and how", STATIC, composition.check_ropd),
+    Check("mode", "verl would stop, or train off-policy", STATIC, composition.check_mode),
+    Check("sequences", "attention would miss parts of them", STATIC, composition.check_sequences),
+    Check("batches", "verl would stop at the first update", STATIC, composition.check_batches),
+    Check("rollout", "no rollout could be generated", STATIC, composition.check_rollout),
+    Check("schedule", "the learning rate would miss its plan", STATIC, composition.check_schedule),
+    Check("verl", "verl refuses the configuration", STATIC, composition.check_verl),
+    Check("context", "the judge would not see all", STATIC, composition.check_judge_context),
+    Check("environment", "workers would fail to import it", MACHINE, machine.environment),
+    # Before what reckons with the student's size, which on a fresh machine is fetched here.
+    Check("student", "there would be nothing to train", NETWORK, inputs.student),
+    Check("gpus", "Ray would wait, or memory run out", MACHINE, machine.graphics),
+    Check("ray cpus", "verl would wait for ever without a word", MACHINE, machine.ray_cpus),
+    Check("disk", "a full disk ends a run at its checkpoint", MACHINE, machine.disk),
+    Check("data", "every step takes its prompts from there", MACHINE, inputs.data),
+    Check("teacher index", "rubrics contrast with these answers", MACHINE, inputs.teacher_index),
+    Check("judge settings", "nobody could be asked", MACHINE, judge.roles, at_start=False),
+    Check("judge address", "any node may ask it", MACHINE, judge.address),
+    Check("judge", "there is no reward without it", NETWORK, judge.endpoints),
+    Check("run length", "the run would end early, or never step", MACHINE, inputs.run_length),
+    Check("structured output", "other replies break more often", NETWORK, judge.structured_output,
+          at_start=False),
+)  # fmt: skip
+"""In their order. A start leaves out what only the doctor asks for."""
+
+# What an example makes at the start is not there before.
+_OF_THE_EXAMPLE = (
+    "student", "data", "teacher index", "run length", "judge settings",
+    "judge address", "judge", "structured output",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A finding and the check that made it."""
+
+    check: Check
+    finding: Finding
+
+    @property
+    def line(self) -> str:
+        return self.finding.line(self.check.name, self.check.why)
+
+
+def examine(
+    config: DictConfig,
+    environ: Mapping[str, str],
+    reach: Reach = NETWORK,
+    checks: Iterable[Check] = CHECKS,
+) -> Iterator[Diagnosis]:
+    """Run the checks within ``reach``; an error ends its own check only."""
+    subject = Subject(config, environ)
+    for check in checks:
+        if check.reach > reach:
+            continue
+        if subject.makes_its_inputs and check.name in _OF_THE_EXAMPLE:
+            if check.name == _OF_THE_EXAMPLE[0]:
+                yield from (Diagnosis(check, f) for f in inputs.skipped_inputs(subject))
+            continue
+        try:
+            yield from (Diagnosis(check, finding) for finding in check.run(subject))
+        except ConfigurationError as error:
+            yield Diagnosis(check, Finding(Level.ERROR, str(error)))
+
+
+def first_error(diagnoses: Iterable[Diagnosis]) -> Diagnosis | None:
+    return next((d for d in diagnoses if d.finding.level is Level.ERROR), None)

@@ -1,0 +1,1 @@
+"""What lets verl train and generate on a CPU."""
