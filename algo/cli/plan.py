@@ -60,6 +60,7 @@ def plan(
     """
     from algo.errors import ConfigurationError
     from algo.paths import absolute
+    from algo.ropd.pipeline import Ropd
     from algo.ropd.plan import Measured, measured_in
     from algo.runs.summary import read_metrics
     from ropd_verl.checks.finding import ropd_settings
@@ -67,6 +68,11 @@ def plan(
 
     config = compose_config(config_name, overrides or [])
     settings = ropd_settings(config)
+    if settings.method.name != Ropd.name:
+        raise ConfigurationError(
+            f"ropd.method.name={settings.method.name}: `ropd plan` knows the calls of {Ropd.name} "
+            f"alone; set method={Ropd.name}"
+        )
     load = _workload(
         config, settings, answer_tokens, question_tokens, rubric_tokens, verdict_tokens
     )

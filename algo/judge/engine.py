@@ -81,7 +81,7 @@ class Engine:
             self._tally.judged(
                 judgement, group_figures(judgement, scored), self._method.figures(scored)
             )
-            if scored.panels:
+            if any(rule is None for rule in scored.rules):  # else no judge was asked
                 self._gate.judged()
             return scored
 

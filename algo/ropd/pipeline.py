@@ -26,6 +26,7 @@ class Ropd(Method[RopdSettings]):
     """Rubric-based on-policy distillation: a shared rubric, blind verdicts, weighted pass rates."""
 
     name = "ropd"
+    panel = RubricPanel
     metrics = METRICS | PROBE_METRICS
 
     async def panels(self, judgement: Judgement) -> Sequence[RubricPanel]:
@@ -63,10 +64,6 @@ class Ropd(Method[RopdSettings]):
     @classmethod
     def roles(cls, settings: RopdSettings) -> Mapping[str, RoleSettings]:
         return {"rubricator": settings.judge.rubricator, "verifier": settings.judge.verifier}
-
-    @classmethod
-    def panel_of(cls, entry: Mapping[str, Any]) -> RubricPanel:
-        return RubricPanel.of(entry)
 
     def setup(self) -> dict[str, Any]:
         return {

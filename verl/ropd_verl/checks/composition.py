@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from hydra.errors import InstantiationException
 
 from algo.errors import ConfigurationError
+from algo.ropd.pipeline import Ropd
 from algo.ropd.plan import judge_context_tokens
 from ropd_verl.checks.finding import Finding, Subject, note, ok, warning
 
@@ -224,6 +225,9 @@ def check_schedule(subject: Subject) -> Iterable[Finding]:
 def check_judge_context(subject: Subject) -> Iterable[Finding]:
     """The judge's context against the longest prompt that answers at their limit make."""
     settings, config = subject.settings, subject.config
+    if settings.method.name != Ropd.name:
+        yield note(f"not compared: how much ropd.method.name={settings.method.name} shows at once")
+        return
     students = config.actor_rollout_ref.rollout.n
     everyone = students + settings.teacher_answers
     shown = {"students_only": students, "isolated": 1}.get(settings.verification.mode, everyone)

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from pyarrow import ArrowException
 
 from algo.errors import ConfigurationError, TeacherIndexError
+from algo.methods.registry import method_of
 from algo.paths import absolute
 from algo.ropd.settings import RopdSettings
 from algo.teacher.coverage import require_answers
@@ -76,12 +77,16 @@ def _readable_prompts(subject: Subject) -> list[Path] | None:
 
 
 def teacher_index(subject: Subject) -> Iterable[Finding]:
+    settings = subject.settings
+    if not method_of(settings).needs_teachers(settings):
+        yield note(f"not read: ropd.method.name={settings.method.name} shows no teacher answers")
+        return
     train = _readable_prompts(subject)
     if train is None:
         yield note("not compared: the training prompts cannot be read")
         return
-    check_teacher_index(subject.settings, train, subject.config.data.prompt_key)
-    yield ok(f"m={subject.settings.teacher_answers} answers for every training prompt")
+    check_teacher_index(settings, train, subject.config.data.prompt_key)
+    yield ok(f"m={settings.teacher_answers} answers for every training prompt")
 
 
 def skipped_inputs(subject: Subject) -> Iterable[Finding]:
