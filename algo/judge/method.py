@@ -205,7 +205,8 @@ class Method(ABC, Generic[SettingsT]):
     panel: ClassVar[type[Panel]]
     """What `panels` gives; its `of` reads a record's panels back."""
     options: ClassVar[type[Settings]] = Settings
-    """The type of the keys beside `ropd.method.name`; the base takes none."""
+    """The type of the keys beside `ropd.method.name`, which `settings.method.read(options)` gives;
+    the base takes none."""
     metrics: ClassVar[Mapping[str, str]] = {}
     """What `figures` and `drain_metrics` report: name under `ropd/`, and what it says."""
 

@@ -45,7 +45,7 @@ def check_method(settings: RopdSettings) -> None:
     """Raise `ConfigurationError` unless the method exists and takes the options beside its name."""
     method = method_of(settings)
     try:
-        method.options.model_validate(settings.method.model_extra or {})
+        settings.method.read(method.options)
     except ValidationError as error:
         raise ConfigurationError(one_line(error, "ropd.method")) from None
 

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from algo.runs.step_times import STEP, step_times
 
@@ -19,6 +19,11 @@ Steps = Mapping[int, Mapping[str, float]]
 
 REWARD = "critic/score/mean"
 SINCE_START = "ropd/since_start_s"
+METRICS: Final[dict[str, str]] = {
+    SINCE_START.removeprefix("ropd/"): "Seconds from the call of `training/train.sh` to the end of "
+    "the step.",
+}
+"""What a training step adds: name under `ropd/`, and what it says."""
 GREEDY_SUFFIX = "_greedy"
 
 
