@@ -1,0 +1,99 @@
+"""docs/architecture.md names every room of the product, its floors are the imports' own, and what
+it and the drawing call by name exists."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from algo.paths import REPOSITORY
+
+PAGE = (REPOSITORY / "docs/architecture.md").read_text(encoding="utf-8")
+DRAWING = (REPOSITORY / "docs/architecture.svg").read_text(encoding="utf-8")
+SOURCES = [
+    path for root in ("algo", "verl/ropd_verl") for path in (REPOSITORY / root).rglob("*.py")
+]
+FLOORS = [line.split() for line in PAGE.split("```text\n")[1].split("```")[0].splitlines()]
+"""From the top down."""
+HEIGHT = {
+    room.removesuffix(".py").removeprefix("verl/").replace("/", "."): -floor
+    for floor, rooms in enumerate(FLOORS)
+    for room in rooms
+}
+CLASSES = {
+    node.name
+    for path in SOURCES
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    if isinstance(node, ast.ClassDef)
+}
+
+
+def test_every_folder_of_the_product_has_its_row_and_no_other() -> None:
+    folders = {str(path.parent.relative_to(REPOSITORY)) for path in SOURCES} - {"algo"}
+    rows = re.findall(r"^\| `((?:algo|verl)/[\w/]+)` \|", PAGE, re.MULTILINE)
+    assert sorted(rows) == sorted(folders)
+
+
+def test_every_room_and_every_loose_module_has_its_floor() -> None:
+    inner = {"verl/ropd_verl/checks", "verl/ropd_verl/cpu"}
+    folders = {str(path.parent.relative_to(REPOSITORY)) for path in SOURCES} - {"algo"} - inner
+    loose = {f"algo/{path.name}" for path in (REPOSITORY / "algo").glob("*.py")}
+    named = sorted(room for floor in FLOORS for room in floor)
+    assert named == sorted(folders | loose - {"algo/__init__.py"})
+
+
+def room_of(module: str) -> str | None:
+    """The room that a module of the product belongs to."""
+    found = [room for room in HEIGHT if module == room or module.startswith(f"{room}.")]
+    return found[0] if found else None
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The modules that a file imports, at its top or later."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("room", HEIGHT)
+def test_a_room_imports_what_lies_below_it(room: str) -> None:
+    upwards = set()
+    for path in SOURCES:
+        parts = path.relative_to(REPOSITORY).with_suffix("").parts
+        module = ".".join(parts).removeprefix("verl.")
+        if room_of(module) != room:
+            continue
+        for target in imported(path):
+            other = room_of(target)
+            if other not in (None, room) and HEIGHT[other] >= HEIGHT[room]:
+                upwards.add(f"{module} -> {target}")
+    assert upwards == set()
+
+
+def marked(text: str) -> set[str]:
+    """What stands in code marks outside of blocks."""
+    return set(re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)))
+
+
+def test_files_that_it_names_exist() -> None:
+    folders = ("algo", "verl", "configs", "prompts", "training", "examples", "benchmarks", "tests")
+    named = {name for name in marked(PAGE) if name.split("/")[0] in folders and "/" in name}
+    assert len(named) > 25
+    assert [name for name in named if not (REPOSITORY / name).exists()] == []
+
+
+def test_classes_that_it_or_the_drawing_names_exist() -> None:
+    camel = re.compile(r"[A-Z][a-z]+(?:[A-Z][a-z]+)+")
+    in_page = {name for name in marked(PAGE) if re.fullmatch(r"[A-Z][a-z]+(?:[A-Z][a-z]+)*", name)}
+    in_drawing = {
+        word for text in re.findall(r">([^<]+)</text>", DRAWING) for word in camel.findall(text)
+    }
+    assert len(in_page) > 15
+    assert len(in_drawing) > 5
+    assert (in_page | in_drawing) - CLASSES == set()
