@@ -3,7 +3,7 @@
     python docs/reference.py
 
 A setting's meaning is the string under its field, a metric's the entry in its module's dictionary.
-`tests/unit/test_reference.py` fails while the page is not what this makes.
+`tests/unit/project/test_reference.py` fails while the page is not what this makes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The OpenAI batch API over HTTP: files up, batches made and watched, results down.
 
 One call here is one HTTP exchange with a bounded number of retries. What a batch is for, and which
-of them are still owed, is `teacher_batch`'s part.
+of them are still owed, is `teacher/build_batch.py`'s part.
 """
 
 from __future__ import annotations

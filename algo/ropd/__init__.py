@@ -1,4 +1,4 @@
-"""The ROPD method: rubrics, blind verification, weighted pass rate, and the journal of judgements.
+"""The ROPD method: rubrics, blind verification, weighted pass rate, probes.
 
-Nothing here imports verl, Ray or torch; `reward_manager.py` alone is the door to the trainer.
+`pipeline` is Algorithm 1. How a model is asked and what the journal keeps is `algo.judge`'s part.
 """

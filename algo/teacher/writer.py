@@ -5,7 +5,7 @@ an exclusive lock on the index file, which the kernel drops with the process, ho
 half-written last line, left by a process or machine that died, is cut at opening: its answer was
 never reported as stored. Nothing before it is ever written again.
 
-This module does not own what is asked of a teacher, or repair (`teacher_index_care`).
+This module does not own what is asked of a teacher, or repair (`repair`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The one list of checks: the trainer's start goes through it, and `ropd doctor` shows all of it.
 
-A start stops at the first error (`preflight.check`); the doctor goes on and says everything. Checks
+A start stops at the first error (`start.check`); the doctor goes on and says everything. Checks
 run from cheap to dear as far as one does not build on another, and the judge is asked last.
 """
 

@@ -97,3 +97,11 @@ def test_classes_that_it_or_the_drawing_names_exist() -> None:
     assert len(in_page) > 15
     assert len(in_drawing) > 5
     assert (in_page | in_drawing) - CLASSES == set()
+
+
+def test_files_that_the_list_of_verls_doors_names_exist() -> None:
+    plugin = REPOSITORY / "verl/ropd_verl"
+    rows = re.findall(r"^\|.*\|$", (plugin.parent / "UPSTREAM.md").read_text(), re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`([\w/]+\.(?:py|md))`", row)}
+    assert len(named) > 12
+    assert [n for n in named if not ((plugin / n).exists() or (REPOSITORY / n).exists())] == []
