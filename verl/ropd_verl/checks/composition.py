@@ -87,7 +87,7 @@ def check_batches(subject: Subject) -> Iterable[Finding]:
         )
     if batch % mini:
         raise ConfigurationError(
-            f"data.train_batch_size={batch} is no multiple of "
+            f"data.train_batch_size={batch} is not a multiple of "
             f"actor_rollout_ref.actor.ppo_mini_batch_size={mini}; change one of them"
         )
     sharing = max(1, subject.sequence_ranks())
@@ -154,7 +154,7 @@ def check_mode(subject: Subject) -> Iterable[Finding]:
     """The mode's own demands; `docs/modes.md` says what each mode does."""
     if subject.mode not in MODES:
         raise ConfigurationError(
-            f"trainer.v1.trainer_mode={subject.mode}: there is {', '.join(MODES)}; set mode=..."
+            f"trainer.v1.trainer_mode={subject.mode}: set mode= to one of {', '.join(MODES)}"
         )
     if subject.mode == "separate_async":
         _check_separate(subject)
