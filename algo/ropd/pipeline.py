@@ -46,7 +46,7 @@ class Ropd(Method[RopdSettings]):
         return await all_of(self._panel(judgement, sharers) for sharers in sharing)
 
     async def _panel(self, judgement: Judgement, students: Sequence[int]) -> RubricPanel:
-        """One rubric for these students, and the verdicts under it, from which s_i follow (Eq. 4)."""
+        """One rubric for these students, and the verdicts under it: s_i is their arithmetic."""
         x, teachers, said = judgement.question, judgement.teachers, judgement.transcript
         answers = [judgement.group.rollouts[index].answer for index in students]
         rubric = await self._rubricator.write(x, teachers, answers, said)  # C_x (Eq. 2)
