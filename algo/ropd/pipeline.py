@@ -72,6 +72,14 @@ class Ropd(Method[RopdSettings]):
         return {"rubricator": settings.judge.rubricator, "verifier": settings.judge.verifier}
 
     @classmethod
+    def summary(cls, settings: RopdSettings) -> str:
+        rubric, mode = settings.rubric, settings.verification.mode
+        return (
+            f"m={settings.teacher_answers} teacher answers, rubric {rubric.mode} of "
+            f"{rubric.min_criteria} to {rubric.max_criteria} criteria, verification {mode}"
+        )
+
+    @classmethod
     def panel_of(cls, entry: Mapping[str, Any]) -> RubricPanel:
         return RubricPanel.of(entry)
 

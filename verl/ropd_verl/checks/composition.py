@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from hydra.errors import InstantiationException
 
 from algo.errors import ConfigurationError
+from algo.methods.registry import method_of
 from algo.ropd.plan import judge_context_tokens
 from ropd_verl.checks.finding import Finding, Subject, note, ok, warning
 
@@ -21,13 +22,9 @@ FLASH = ("flash_attention_2", "flash_attention_3")
 """What verl's patch of transformers reaches; the first is verl's default."""
 
 
-def check_ropd(subject: Subject) -> Iterable[Finding]:
+def check_method(subject: Subject) -> Iterable[Finding]:
     settings = subject.settings
-    yield ok(
-        f"m={settings.teacher_answers} teacher answers, rubric {settings.rubric.mode} of "
-        f"{settings.rubric.min_criteria} to {settings.rubric.max_criteria} criteria, verification "
-        f"{settings.verification.mode}"
-    )
+    yield ok(f"{settings.method.name}: {method_of(settings).summary(settings)}")
 
 
 def check_verl(subject: Subject) -> Iterable[Finding]:

@@ -18,7 +18,7 @@ from ropd_verl.checks.finding import Check, Finding, Level, Reach, Subject
 STATIC, MACHINE, NETWORK = Reach.STATIC, Reach.MACHINE, Reach.NETWORK
 
 CHECKS: tuple[Check, ...] = (
-    Check("method", "it decides what is judged and how", STATIC, composition.check_ropd),
+    Check("method", "it decides what is judged and how", STATIC, composition.check_method),
     Check("mode", "verl would stop, or train off-policy", STATIC, composition.check_mode),
     Check("sequences", "attention would miss parts of them", STATIC, composition.check_sequences),
     Check("batches", "verl would stop at the first update", STATIC, composition.check_batches),
