@@ -223,6 +223,13 @@ class Method(ABC, Generic[SettingsT]):
         """Whether the teacher index is opened; `True` unless a method says otherwise."""
         return True
 
+    @classmethod
+    def summary(cls, settings: SettingsT) -> str:
+        """How the method is set, on one line, for whoever starts a run."""
+        asked = f"asks {' and '.join(cls.roles(settings))}"
+        m = settings.teacher_answers
+        return f"{asked}, m={m} teacher answers" if cls.needs_teachers(settings) else asked
+
     @abstractmethod
     async def panels(self, judgement: Judgement) -> Sequence[Panel]:
         """Judge the rollouts `judgement.judged`, each in exactly one panel.

@@ -13,8 +13,8 @@ from algo.judge.metrics import METRICS
 from algo.methods.registry import METHODS
 from algo.ropd.pipeline import Ropd
 from algo.runs import judge_time
-from tests.contract.fake_judge import FakeJudge
-from tests.contract.judging import group, pipeline_for
+from tests.builders.judging import group, pipeline_for
+from tests.fakes.judge import FakeJudge
 
 
 def undescribed(found: Mapping[str, float], described: Mapping[str, str]) -> set[str]:

@@ -77,16 +77,15 @@ def _readable_prompts(subject: Subject) -> list[Path] | None:
 
 
 def teacher_index(subject: Subject) -> Iterable[Finding]:
-    settings = subject.settings
-    if not method_of(settings).needs_teachers(settings):
-        yield note(f"not read: ropd.method.name={settings.method.name} shows no teacher answers")
+    if not method_of(subject.settings).needs_teachers(subject.settings):
+        yield note(f"not needed: {subject.settings.method.name} shows no teacher answers")
         return
     train = _readable_prompts(subject)
     if train is None:
         yield note("not compared: the training prompts cannot be read")
         return
-    check_teacher_index(settings, train, subject.config.data.prompt_key)
-    yield ok(f"m={settings.teacher_answers} answers for every training prompt")
+    check_teacher_index(subject.settings, train, subject.config.data.prompt_key)
+    yield ok(f"m={subject.settings.teacher_answers} answers for every training prompt")
 
 
 def skipped_inputs(subject: Subject) -> Iterable[Finding]:

@@ -1,0 +1,275 @@
+"""The journal: durable, whole, rotated, one writer; and the replay of what it holds."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from algo.analysis.agreement import agreement, cohens_kappa, spearman
+from algo.errors import JournalError
+from algo.judge.journal import Journal, journal_files, read_records
+from algo.judge.replay import replay, replay_record
+from algo.methods.registry import METHODS
+from algo.ropd.rejudge import Comparison
+from tests.unit.ropd.test_rubric import rubric_of
+
+
+async def write(folder: Path, *records: dict[str, Any], rotate_bytes: int = 1 << 20) -> None:
+    journal = Journal(folder, rotate_bytes)
+    try:
+        await asyncio.gather(*(journal.append(record) for record in records))
+    finally:
+        await journal.aclose()
+
+
+def numbers(folder: Path) -> list[int]:
+    return [record["n"] for record in read_records(folder)]
+
+
+async def test_records_come_back_in_order_over_files_and_runs(tmp_path: Path) -> None:
+    for start in (0, 40):
+        journal = Journal(tmp_path, 1000)
+        for number in range(start, start + 40):
+            await journal.append({"n": number, "text": "\u2028 \U0001f600 \ud800"})
+        await journal.aclose()
+    assert numbers(tmp_path) == list(range(80))
+    assert len(journal_files(tmp_path)) > 3
+    assert all(file.stat().st_size < 1200 for file in journal_files(tmp_path))
+
+
+async def test_an_append_returns_only_when_the_record_is_on_disk(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, 1 << 20)
+    for number in range(5):
+        await journal.append({"n": number})
+        assert numbers(tmp_path) == list(range(number + 1))
+    await journal.aclose()
+
+
+async def test_every_cut_of_the_last_line_is_healed(tmp_path: Path) -> None:
+    await write(tmp_path, {"n": 0}, {"n": 1})
+    file = journal_files(tmp_path)[0]
+    whole = file.read_bytes()
+    first = whole.index(b"\n") + 1
+    for end in range(first, len(whole)):
+        file.write_bytes(whole[:end])
+        assert numbers(tmp_path) == [0]
+        await write(tmp_path, {"n": 2})
+        assert numbers(tmp_path) == [0, 2]
+
+
+async def test_a_damaged_line_in_the_middle_is_reported_with_its_place(tmp_path: Path) -> None:
+    await write(tmp_path, {"n": 0}, {"n": 1}, {"n": 2})
+    file = journal_files(tmp_path)[0]
+    file.write_bytes(file.read_bytes().replace(b'"n":1', b'"n":7'))
+    with pytest.raises(JournalError, match=r"judgements-00000\.jsonl:2"):
+        numbers(tmp_path)
+
+
+async def test_a_second_writer_is_refused_by_name(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, 1 << 20)
+    with pytest.raises(JournalError, match=r"ropd\.journal_dir"):
+        Journal(tmp_path, 1 << 20)
+    await journal.aclose()
+    await Journal(tmp_path, 1 << 20).aclose()
+
+
+async def test_a_failed_write_fails_every_record_of_its_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path, 1 << 20)
+
+    def no_space(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("algo.judge.journal.os.fsync", no_space)
+    outcomes = await asyncio.gather(
+        *(journal.append({"n": n}) for n in range(3)), return_exceptions=True
+    )
+    assert all(isinstance(outcome, JournalError) for outcome in outcomes)
+    assert "No space left" in str(outcomes[0])
+    monkeypatch.undo()
+    await journal.aclose()
+
+
+@pytest.mark.parametrize("broken", [MemoryError("no room"), RuntimeError("cannot schedule")])
+async def test_a_writer_that_dies_leaves_nobody_waiting(
+    broken: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path, 1 << 20)
+    late: list[asyncio.Task[None]] = []
+
+    async def dies(*_: object) -> None:
+        if not late:
+            late.append(asyncio.create_task(journal.append({"n": 3})))
+            await asyncio.sleep(0)  # it comes while the others are being written
+        raise broken
+
+    monkeypatch.setattr("algo.judge.journal.asyncio.to_thread", dies)
+    first = [journal.append({"n": n}) for n in range(3)]
+    async with asyncio.timeout(10):
+        outcomes = await asyncio.gather(*first, return_exceptions=True)
+        outcomes += await asyncio.gather(*late, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [JournalError] * 4
+    assert repr(broken) in str(outcomes[0])
+    monkeypatch.undo()
+    await journal.append({"n": 4})
+    assert numbers(tmp_path) == [4]
+    await journal.aclose()
+
+
+async def test_a_writer_that_died_gives_the_folder_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path, 1 << 20)
+
+    def dies(_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(journal, "write", dies)
+    with pytest.raises(JournalError, match="MemoryError"):
+        await journal.append({"n": 1})
+    with pytest.raises(MemoryError):
+        await journal.aclose()
+    await Journal(tmp_path, 1 << 20).aclose()
+
+
+async def test_a_record_that_comes_after_the_end_is_an_error_not_a_wait(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, 1 << 20)
+    await journal.aclose()
+    with pytest.raises(JournalError, match="cannot write"):
+        await asyncio.wait_for(journal.append({"n": 1}), 5.0)
+
+
+def test_a_folder_that_cannot_be_written_names_the_setting(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    with pytest.raises(JournalError, match=r"ropd\.journal_dir"):
+        Journal(tmp_path / "file" / "journal", 1)
+
+
+WRITER = """
+import asyncio, sys
+from pathlib import Path
+from algo.judge.journal import Journal
+
+async def main():
+    journal = Journal(Path(sys.argv[1]), 20_000)
+    async def one(worker):
+        number = 0
+        while True:
+            await journal.append({"id": f"{sys.argv[2]}-{worker}-{number}", "text": "x" * 700})
+            print(f"{sys.argv[2]}-{worker}-{number}", flush=True)
+            number += 1
+    await asyncio.gather(*(one(worker) for worker in range(8)))
+
+asyncio.run(main())
+"""
+
+
+def test_a_killed_writer_leaves_no_torn_record_and_loses_none_that_was_used(
+    tmp_path: Path,
+) -> None:
+    used: set[str] = set()
+    for life in range(8):
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path), str(life)],
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as writer:
+            assert writer.stdout is not None
+            for _ in range(20 + 13 * life):
+                used.add(writer.stdout.readline().strip())
+            writer.send_signal(signal.SIGKILL)
+            used.update(line.strip() for line in writer.stdout if line.endswith("\n"))
+    kept = [record["id"] for record in read_records(tmp_path)]
+    assert used <= set(kept)
+    assert len(kept) == len(set(kept))
+    assert len(journal_files(tmp_path)) > 1
+
+
+def judged_record() -> dict[str, Any]:
+    criterion = {"category": "a", "criterion": "b"}
+    text_hash = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"  # "x"
+    rollout = {"text": "x", "sha256": text_hash, "finished": True}
+    return {
+        "schema_version": "ropd.judgement.v1",
+        "judgement_id": "j",
+        "uid": "u",
+        "status": "judged",
+        "rollouts": [rollout, rollout, rollout],
+        "panels": [
+            {
+                "rubric": [
+                    {**criterion, "criterion_id": f"c{k}", "points": k} for k in range(1, 4)
+                ],
+                "students": [0, 2],
+                "order": [2, 0, 1],
+                "teacher_verdicts": [[True, True, False]],
+                "student_verdicts": [[True, False, False], [False, True, True]],
+            }
+        ],
+        "scores": [1 / 6, 0.0, 5 / 6],
+        "teacher_scores": [0.5],
+    }
+
+
+def test_replay_recomputes_the_very_bits() -> None:
+    replayed = replay_record(json.loads(json.dumps(judged_record())), METHODS)
+    assert replayed.scores == (1 / 6, 0.0, 5 / 6)
+    assert replayed.exact
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("scores", [1 / 6 + 1e-16, 0.0, 5 / 6]), ("teacher_scores", [0.4])],
+)
+def test_replay_notices_a_reward_that_the_booleans_do_not_give(key: str, value: Any) -> None:
+    assert not replay_record({**judged_record(), key: value}, METHODS).exact
+
+
+def test_replay_notices_a_text_that_was_changed() -> None:
+    record = judged_record()
+    record["rollouts"][1] = {**record["rollouts"][1], "text": "y"}
+    assert not replay_record(record, METHODS).exact
+
+
+async def test_replay_passes_over_failed_groups(tmp_path: Path) -> None:
+    failed = {"schema_version": "ropd.judgement.v1", "status": "failed"}
+    await write(tmp_path, judged_record(), failed)
+    assert [each.judgement_id for each in replay(tmp_path, METHODS)] == ["j"]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(JournalError, match="no journal"):
+        list(replay(empty, METHODS))
+    with pytest.raises(JournalError, match="elsewhere"):
+        list(replay(tmp_path / "elsewhere", METHODS))
+
+
+def test_agreement_of_two_judges() -> None:
+    rubric = rubric_of(1, 1)
+    before = ((True, True), (True, False), (False, False))
+    same = agreement([Comparison(rubric, before, before)])
+    assert (same.per_criterion, same.kappa, same.per_answer) == (1.0, 1.0, 1.0)
+    assert same.rank_correlation == pytest.approx(1.0)
+    other = agreement([Comparison(rubric, before, before[::-1])])
+    assert other.per_criterion == pytest.approx(2 / 6)
+    assert other.per_answer == pytest.approx(1 / 3)
+    assert other.rank_correlation == pytest.approx(-1.0)
+    assert (other.groups, other.answers, other.decisions) == (1, 3, 6)
+    none = agreement([])
+    assert none.per_criterion is none.kappa is none.rank_correlation is None
+
+
+def test_kappa_and_rank_correlation_against_known_values() -> None:
+    table = [(True, True)] * 20 + [(True, False)] * 5 + [(False, True)] * 10 + [(False, False)] * 15
+    assert cohens_kappa(table) == pytest.approx(0.4)
+    assert cohens_kappa([(True, True)] * 3) is None
+    assert spearman([(1, 2), (2, 1), (3, 4), (4, 3)]) == pytest.approx(0.6)
+    assert spearman([(1, 1), (1, 2), (2, 3)]) == pytest.approx(3**0.5 / 2)
+    assert spearman([(1, 1), (1, 2)]) is None
