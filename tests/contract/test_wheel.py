@@ -122,7 +122,8 @@ def test_the_wheel_holds_the_two_packages_whole_and_nothing_else(installed: Inst
     assert {top for top in tops if not top.endswith(".dist-info")} == {"algo", "ropd_verl"}
     assert names >= {"algo/py.typed", "ropd_verl/py.typed", "algo/report/page.html.j2"}
     assert names >= _files("algo", ".py")
-    assert {f"verl/{name}" for name in names} >= _files("verl/ropd_verl", ".py")
+    plugin = _files("verl/ropd_verl", ".py") | _files("verl/ropd_verl", ".yaml")
+    assert {f"verl/{name}" for name in names} >= plugin
     shipped = _files("configs", ".yaml") | _files("prompts", ".txt")
     assert len(shipped) > 20
     assert {name for name in names if "/shipped/" in name} == {

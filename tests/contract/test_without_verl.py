@@ -19,7 +19,7 @@ from ropd_verl.installation import require_verl
 GROUPS = {
     folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
     for folder in CONFIG_DIR.iterdir()
-    if folder.is_dir() and folder.name != "without_verl"
+    if folder.is_dir()
 }
 # Every choice of every group at least once.
 CHOICES = [

@@ -8,6 +8,7 @@ environment.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -21,7 +22,7 @@ from algo.paths import shipped
 from ropd_verl.installation import verl_folder
 
 CONFIG_DIR = shipped("configs")
-_STAND_IN = CONFIG_DIR / "without_verl"
+_STAND_IN = Path(__file__).with_name("without_verl")
 
 KEY_LINES = (
     "actor_rollout_ref.model.path",
