@@ -78,7 +78,7 @@ async def test_the_same_replies_give_the_same_record(
     messages = [{"role": "user", "content": record["question"]}]
     assert prompt_fingerprint(messages) == record["fingerprint"]
     rollouts = [Rollout(each["text"], each["finished"]) for each in record["rollouts"]]
-    node = {
+    node: dict[str, Any] = {
         "rubric": {"mode": record["rubric_mode"]},
         "verification": {"mode": record["verification_mode"], "seed": record["shuffle_seed"]},
     }
