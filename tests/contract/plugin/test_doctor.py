@@ -20,12 +20,11 @@ from verl.utils.config import omega_conf_to_dataclass
 from algo.cli import app
 from algo.data.fingerprint import prompt_fingerprint
 from algo.errors import ConfigurationError
-from algo.judge import preflight as judge_preflight
+from algo.judge import preflight
 from algo.teacher.teacher_index import Teacher, TeacherAnswer
 from algo.teacher.writer import TeacherIndexWriter
 from examples.arithmetic.student import build_tokenizer
-from ropd_verl.checks import composition, doctor, inputs, judge
-from ropd_verl.checks import start as preflight
+from ropd_verl.checks import composition, doctor, inputs, judge, start
 from ropd_verl.checks.finding import Level, Reach, Subject
 from ropd_verl.config import compose_config
 from tests.builders.checking import levels, subject
@@ -319,7 +318,7 @@ async def test_a_judge_that_insists_on_a_schema_must_have_it() -> None:
 
 
 async def test_silence_is_not_taken_for_a_refused_schema(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge_preflight, "TRIAL_PATIENCE_S", 0.3)
+    monkeypatch.setattr(preflight, "TRIAL_PATIENCE_S", 0.3)
     async with FakeJudge(fault=lambda role, number: "hang").serve() as url:
         found = await judge._ask_each_role(asking(url).settings, {})
     assert levels(found) == [Level.WARNING] * 2
@@ -349,8 +348,8 @@ def test_a_start_runs_the_doctors_checks(
         doctor.Check(c.name, c.why, c.reach, lambda _, n=c.name: ran.append(n) or [], c.at_start)
         for c in doctor.CHECKS
     )
-    monkeypatch.setattr(preflight, "CHECKS", fakes)
-    preflight.check(compose_config("ropd", whole), {})
+    monkeypatch.setattr(start, "CHECKS", fakes)
+    start.check(compose_config("ropd", whole), {})
     assert ran == [c.name for c in doctor.CHECKS if c.at_start]
     assert {c.name for c in doctor.CHECKS} - set(ran) == {"judge settings", "structured output"}
 

@@ -1,14 +1,12 @@
-"""docs/architecture.md names every room of the product, its floors are the imports' own, and what
-it and the drawing call by name exists."""
+"""docs/architecture.md names every room of the product and the floors of the import contract, and
+what it and the drawing call by name exists."""
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
+import tomllib
+from importlib.util import find_spec
 
 from algo.paths import REPOSITORY
 
@@ -19,11 +17,6 @@ SOURCES = [
 ]
 FLOORS = [line.split() for line in PAGE.split("```text\n")[1].split("```")[0].splitlines()]
 """From the top down."""
-HEIGHT = {
-    room.removesuffix(".py").removeprefix("verl/").replace("/", "."): -floor
-    for floor, rooms in enumerate(FLOORS)
-    for room in rooms
-}
 CLASSES = {
     node.name
     for path in SOURCES
@@ -46,34 +39,17 @@ def test_every_room_and_every_loose_module_has_its_floor() -> None:
     assert named == sorted(folders | loose - {"algo/__init__.py"})
 
 
-def room_of(module: str) -> str | None:
-    """The room that a module of the product belongs to."""
-    found = [room for room in HEIGHT if module == room or module.startswith(f"{room}.")]
-    return found[0] if found else None
-
-
-def imported(path: Path) -> Iterator[str]:
-    """The modules that a file imports, at its top or later."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-
-
-@pytest.mark.parametrize("room", HEIGHT)
-def test_a_room_imports_what_lies_below_it(room: str) -> None:
-    upwards = set()
-    for path in SOURCES:
-        parts = path.relative_to(REPOSITORY).with_suffix("").parts
-        module = ".".join(parts).removeprefix("verl.")
-        if room_of(module) != room:
-            continue
-        for target in imported(path):
-            other = room_of(target)
-            if other not in (None, room) and HEIGHT[other] >= HEIGHT[room]:
-                upwards.add(f"{module} -> {target}")
-    assert upwards == set()
+def test_the_floors_are_those_of_the_import_contract() -> None:
+    linter = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["importlinter"]
+    [contract] = [each for each in linter["contracts"] if each["id"] == "floors"]
+    layers = [re.findall(r"\w+", layer) for layer in contract["layers"]]
+    in_page = [
+        [room.removeprefix("algo/").removesuffix(".py") for room in floor]
+        for floor in FLOORS
+        if floor != ["verl/ropd_verl"]
+    ]
+    there = [[room for room in layer if find_spec(f"algo.{room}")] for layer in layers]
+    assert in_page == there
 
 
 def marked(text: str) -> set[str]:
