@@ -303,7 +303,7 @@ async def test_the_schema_is_not_blamed_for_what_else_is_refused(refused: str, s
 
 async def test_a_schema_that_is_refused_for_no_reason_given_is_a_warning() -> None:
     def fault(role: str, number: int) -> str:
-        return "400" if "response_format" in fake.bodies[-1] else ""
+        return "http_400" if "response_format" in fake.bodies[-1] else ""
 
     fake = FakeJudge(fault=fault)
     async with fake.serve() as url:
