@@ -146,6 +146,18 @@ def test_failed_batch_is_reported(tmp_path: Path) -> None:
     assert "batch_1 failed" in report.last_failure
 
 
+def test_a_request_that_its_batch_left_without_a_response_is_asked_again(tmp_path: Path) -> None:
+    def plan(request: Request) -> FaultKind | None:
+        lost = request.question == "q1" and request.before == 0
+        return FaultKind.DROP if lost else None
+
+    with teacher(plan=plan) as server:
+        report = build(server, tmp_path / "i", answers=1)
+    assert server.asked == {"q0": 1, "q1": 2, "q2": 1, "q3": 1, "q4": 1}
+    assert report.failures == {"batch request": 1}
+    assert report.missing == 0
+
+
 def test_results_that_cannot_be_read_are_counted_and_asked_again(tmp_path: Path) -> None:
     class Damaging(Batches):
         def store(self, content: bytes) -> str:
