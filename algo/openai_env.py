@@ -87,7 +87,9 @@ def _base_url(settings: RoleSettings, environ: Mapping[str, str], prefix: str) -
         return OPENAI_BASE_URL, "default"
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigurationError(f"{source}={url!r} is no http(s) URL such as http://host:8000/v1")
+        raise ConfigurationError(
+            f"{source}={url!r} is not an http(s) URL such as http://host:8000/v1"
+        )
     if parts.username or parts.password or parts.query:
         raise ConfigurationError(
             f"{source} must hold neither credentials nor a query: name a key variable in "

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Make and check prompt files.", no_args_is_help=True)
 
+# Faults printed; the count says how many there are.
 _SHOWN = 20
 
 

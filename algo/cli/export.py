@@ -10,6 +10,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+# Merging reads and writes each weight once: a 70 B model from a slow disk takes half of it.
 _MERGE_TIMEOUT_S = 3600
 
 
@@ -71,7 +72,9 @@ def _merge(shards: Path, out: Path, config: Mapping[str, Any]) -> None:
     from ropd_verl.adapter import FOLDER, merge_adapter, require_peft
 
     if not (shards / "fsdp_config.json").is_file():
-        raise ConfigurationError(f"{shards} is no checkpoint of an FSDP run: choose another --step")
+        raise ConfigurationError(
+            f"{shards} is not a checkpoint of an FSDP run: choose another --step"
+        )
     actor, model = (config["actor_rollout_ref"].get(key, {}) for key in ("actor", "model"))
     if adapted := model.get("lora_rank", 0) > 0:
         require_peft()

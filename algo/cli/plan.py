@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from algo.ropd.plan import Measured, Workload
     from algo.ropd.settings import RopdSettings
 
+# Of English text under current tokenizers; for the journal's and the index's size alone.
 _CHARACTERS_PER_TOKEN = 4.0
 Tokens = Annotated[int, typer.Option(min=1, help="Mean, in tokens.")]
 
@@ -54,7 +55,7 @@ def plan(
         float | None, typer.Option(min=0.0, help="The student's, in billions, for the disk.")
     ] = None,
 ) -> None:
-    """Reckon a configuration's judge calls, tokens, cost, requests in flight, step time and disk.
+    """Estimate a configuration's judge calls, tokens, cost, requests in flight, step time and disk.
 
     Texts' lengths are assumptions until a run has measured them (--run).
     """
@@ -127,7 +128,7 @@ def _workload(
 def _prices(
     settings: RopdSettings, price_input: float | None, price_output: float | None
 ) -> PricesSettings:
-    """The given prices, else the dearer of the two roles' configured ones."""
+    """The given prices, else the more expensive of the two roles' configured ones."""
     from algo.llm.settings import PricesSettings
 
     roles = (settings.judge.rubricator.prices, settings.judge.verifier.prices)

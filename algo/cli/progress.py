@@ -13,6 +13,7 @@ from algo.teacher.build import BuildReport, Permission
 from algo.teacher.cost import Budget, cost
 from algo.teacher.teacher_index import AnswerStatus
 
+# A person reads no faster, and a terminal may be slow.
 _REFRESH_S = 0.2
 
 

@@ -18,7 +18,7 @@ _ROLES = {"system", "user", "assistant", "tool"}
 
 
 @dataclass(frozen=True)
-class Finding:
+class RowFinding:
     """One thing about one row (numbered from 0)."""
 
     row: int
@@ -33,13 +33,13 @@ class Finding:
 
 def check_file(
     file: Path, *, validation: bool = False, max_chars: int | None = None
-) -> tuple[int, list[Finding]]:
+) -> tuple[int, list[RowFinding]]:
     """The number of rows, and everything found in them.
 
     With `validation`, rows must be gradable against ground truth. Raises `ConfigurationError` when
     the file cannot be read or has no column ``prompt``.
     """
-    findings: list[Finding] = []
+    findings: list[RowFinding] = []
     first_with: dict[str, int] = {}
     indices: dict[object, int] = {}
     rows = 0
@@ -54,43 +54,43 @@ def check_file(
 
 def _prompt(
     row: int, values: dict[str, Any], max_chars: int | None, first_with: dict[str, int]
-) -> Iterator[Finding]:
+) -> Iterator[RowFinding]:
     messages = chat_messages(values.get("prompt"))
     if messages is None:
-        yield Finding(row, "prompt", "no list of chat messages with role and content")
+        yield RowFinding(row, "prompt", "not a list of chat messages with role and content")
         return
     for number, message in enumerate(messages):
         where = f"prompt[{number}]"
         if message["role"] not in _ROLES:
-            yield Finding(row, where, f"role {message['role']!r} is none of {sorted(_ROLES)}")
+            yield RowFinding(row, where, f"role {message['role']!r} is none of {sorted(_ROLES)}")
         if not isinstance(message.get("content"), str):
-            yield Finding(row, where, "content is no text")
+            yield RowFinding(row, where, "content is not text")
         elif not message["content"].strip():
-            yield Finding(row, where, "content is empty")
+            yield RowFinding(row, where, "content is empty")
     if messages[-1]["role"] != "user":
-        yield Finding(row, "prompt", f"ends with a {messages[-1]['role']} message, not a user's")
+        yield RowFinding(row, "prompt", f"ends with a {messages[-1]['role']} message, not a user's")
     length = sum(len(str(message.get("content") or "")) for message in messages)
     if max_chars is not None and length > max_chars:
-        yield Finding(row, "prompt", f"{length} characters, more than {max_chars}")
+        yield RowFinding(row, "prompt", f"{length} characters, more than {max_chars}")
     first = first_with.setdefault(prompt_fingerprint(messages), row)
     if first != row:
-        yield Finding(row, "prompt", f"the same prompt as row {first}", fault=False)
+        yield RowFinding(row, "prompt", f"the same prompt as row {first}", fault=False)
 
 
-def _grading(row: int, values: dict[str, Any], validation: bool) -> Iterator[Finding]:
+def _grading(row: int, values: dict[str, Any], validation: bool) -> Iterator[RowFinding]:
     source = values.get("data_source")
     if not source:
-        yield Finding(row, "data_source", "missing")
+        yield RowFinding(row, "data_source", "missing")
     elif validation and not can_grade(source):
-        yield Finding(row, "data_source", f"no rule grades {source!r}")
+        yield RowFinding(row, "data_source", f"no rule grades {source!r}")
     truth = (values.get("reward_model") or {}).get("ground_truth")
     if truth is None or not str(truth).strip():
-        yield Finding(row, "reward_model.ground_truth", "missing", fault=validation)
+        yield RowFinding(row, "reward_model.ground_truth", "missing", fault=validation)
 
 
-def _index(row: int, values: dict[str, Any], indices: dict[object, int]) -> Iterator[Finding]:
+def _index(row: int, values: dict[str, Any], indices: dict[object, int]) -> Iterator[RowFinding]:
     index = (values.get("extra_info") or {}).get("index")
     if index is None:
-        yield Finding(row, "extra_info.index", "missing", fault=False)
+        yield RowFinding(row, "extra_info.index", "missing", fault=False)
     elif (first := indices.setdefault(index, row)) != row:
-        yield Finding(row, "extra_info.index", f"{index!r}, as in row {first}", fault=False)
+        yield RowFinding(row, "extra_info.index", f"{index!r}, as in row {first}", fault=False)

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from algo.data.fingerprint import prompt_fingerprint
 from algo.errors import ConfigurationError
 
+# Rows held in memory at a time: some 10 MB of long prompts.
 _BATCH_ROWS = 2048
 PathLike = str | os.PathLike[str]
 

@@ -23,8 +23,11 @@ from typing import IO
 
 LIMIT_S = 20.0
 """Longest wait for one comparison; what takes longer counts as not equal."""
+# sympy alone takes seconds to import, on a busy machine many.
 _START_LIMIT_S = 120.0
+# Parsing and comparing get so long each, so that the child mostly answers before `LIMIT_S` ends it.
 _STEP_LIMIT_S = 4
+# A power tower is evaluated until this is used up, not until the machine is.
 _MEMORY_BYTES = 4 << 30
 
 

@@ -20,6 +20,7 @@ from algo.judge.settings import GateSettings
 logger = logging.getLogger(__name__)
 
 TRIAL_EVERY_S: Final = 5.0
+"""Between two single groups that try a paused judge: 60 tries within the default `outage_s`."""
 
 
 class QualityGate:

@@ -207,6 +207,13 @@ class Method(ABC, Generic[SettingsT]):
         return True
 
     @classmethod
+    def summary(cls, settings: SettingsT) -> str:
+        """How the method is set, on one line, for whoever starts a run."""
+        asked = f"asks {' and '.join(cls.roles(settings))}"
+        m = settings.teacher_answers
+        return f"{asked}, m={m} teacher answers" if cls.needs_teachers(settings) else asked
+
+    @classmethod
     @abstractmethod
     def panel_of(cls, entry: Mapping[str, Any]) -> Panel:
         """The panel that `Panel.record` gave `entry` for; needs no settings and no endpoint."""

@@ -75,7 +75,7 @@ def unusable(role: ResolvedRole, fault: Fault, listed: Sequence[str] = ()) -> Co
         return _rejection(role, fault.message, listed)
     prefix = role.prefix
     return ConfigurationError(
-        f"{_place(role)} ({role.base_url_from}) answers no request ({fault.message}): wait until "
+        f"{_place(role)} ({role.base_url_from}) does not answer ({fault.message}): wait until "
         f"it does, or set {prefix}.base_url, {prefix}.api or {prefix}.timeout_s"
     )
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
+# Endpoints count their allowances by the minute.
 WINDOW_S = 60.0
+# A quarter off at a sign of overload: halving, as TCP does, leaves a judge idle that was only a
+# little too busy, since the way back up is one request a round.
 _SHRINK = 0.75
 
 

@@ -155,7 +155,7 @@ def parse_reply(endpoint: Endpoint, body: bytes, latency_s: float, attempts: int
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise Fault(
             FailureKind.TRANSPORT,
-            f"HTTP 200 whose body is no {endpoint.settings.api} reply "
+            f"HTTP 200 whose body is not a {endpoint.settings.api} reply "
             f"({type(error).__name__}): {excerpt(body)}",
             endpoint_down=False,
         ) from None

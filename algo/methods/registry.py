@@ -37,7 +37,7 @@ def method_of(settings: RopdSettings) -> type[Method[RopdSettings]]:
     """The method that `ropd.method.name` chooses; raises `ConfigurationError`."""
     name = settings.method.name
     if name not in METHODS:
-        raise ConfigurationError(f"ropd.method.name={name}: there is {', '.join(METHODS)}")
+        raise ConfigurationError(f"ropd.method.name={name}: choose one of {', '.join(METHODS)}")
     return METHODS[name]
 
 

@@ -15,6 +15,7 @@ LEFT: Final = 40
 RIGHT: Final = 12
 TOP: Final = 10
 BOTTOM: Final = 34
+# More would lie closer than a pixel to each other.
 _MOST_POINTS: Final = 400
 
 

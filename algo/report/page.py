@@ -27,6 +27,7 @@ from algo.report.teachers import teacher_texts
 from algo.report.text import visible
 
 DEFAULT_MAX_MB: Final = 3.0
+"""Small enough to be sent by mail and opened on a phone."""
 _TEXT_LIMITS: Final = (20_000, 8_000, 3_000, 1_000, 300)
 """Characters shown of one text, tried from the first on until the page is small enough."""
 

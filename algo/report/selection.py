@@ -15,6 +15,7 @@ from algo.errors import ConfigurationError
 from algo.report.census import Census, Entry
 
 GROUPS_A_STEP: Final = 2
+"""The group that tells most apart, and a tie."""
 SPECIAL_SHOWN: Final = 10
 """Failed groups shown at most unless more groups a step are asked for; the same for mismatches."""
 

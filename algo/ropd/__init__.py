@@ -1,4 +1,1 @@
-"""The ROPD method: rubrics, blind verification, weighted pass rate, and the journal of judgements.
-
-Nothing here imports verl, Ray or torch; `reward_manager.py` alone is the door to the trainer.
-"""
+"""The ROPD method: rubrics, blind verification, weighted pass rate. `pipeline` is Algorithm 1."""

@@ -23,23 +23,30 @@ __all__ = ["Engine", "Group", "Rollout", "Ropd", "Rule", "ScoredGroup", "build_p
 
 
 class Ropd(Method[RopdSettings]):
-    """Rubric-based on-policy distillation: a shared rubric, blind verdicts, weighted pass rates."""
+    """For a question x with rollouts Y_S, of which the students' scores are wanted:
+
+        Y_T  <- m stored teacher answers                       (Eq. 1; here: the distinct ones)
+        C_x  <- Rubricator(x, Y_T, Y_S), K weighted criteria   (Eq. 2)
+        v_ik <- Verifier(x, Y_T and Y_S shuffled, C_x)         (Eq. 3)
+        s_i  =  sum_k w_k v_ik / sum_k w_k                     (Eq. 4, without epsilon: App. D)
+
+    The paper's Algorithm 1 verifies one answer at a time, its Eq. 3 and section 4.3 all of them
+    together and blind: the latter is the default, `ropd.verification.mode` has both.
+    """
 
     name = "ropd"
     metrics = METRICS | PROBE_METRICS
 
     async def panels(self, judgement: Judgement) -> Sequence[RubricPanel]:
-        """From Y_T and Y_S to rubric and verdicts; the scores s_i (Eq. 4) are their arithmetic."""
+        """One panel for all students, or one for each of them in per_student mode."""
         judgement.teachers = self._resources.teacher_texts(judgement.fingerprint)  # Y_T (Eq. 1)
-        students = judgement.judged  # of Y_S, those that hold an answer
-        if self._rubric.mode == "shared":
-            sharing = [students] if students else []
-        else:
-            sharing = [[student] for student in students]
+        students = judgement.judged  # Y_S, but for those that a rule has scored
+        shared = self._rubric.mode == "shared" and students
+        sharing = [students] if shared else [[student] for student in students]
         return await all_of(self._panel(judgement, sharers) for sharers in sharing)
 
     async def _panel(self, judgement: Judgement, students: Sequence[int]) -> RubricPanel:
-        """One rubric for these students, and the verdicts under it."""
+        """One rubric for these students, and the verdicts under it: s_i is their arithmetic."""
         x, teachers, said = judgement.question, judgement.teachers, judgement.transcript
         answers = [judgement.group.rollouts[index].answer for index in students]
         rubric = await self._rubricator.write(x, teachers, answers, said)  # C_x (Eq. 2)
@@ -63,6 +70,14 @@ class Ropd(Method[RopdSettings]):
     @classmethod
     def roles(cls, settings: RopdSettings) -> Mapping[str, RoleSettings]:
         return {"rubricator": settings.judge.rubricator, "verifier": settings.judge.verifier}
+
+    @classmethod
+    def summary(cls, settings: RopdSettings) -> str:
+        rubric, mode = settings.rubric, settings.verification.mode
+        return (
+            f"m={settings.teacher_answers} teacher answers, rubric {rubric.mode} of "
+            f"{rubric.min_criteria} to {rubric.max_criteria} criteria, verification {mode}"
+        )
 
     @classmethod
     def panel_of(cls, entry: Mapping[str, Any]) -> RubricPanel:

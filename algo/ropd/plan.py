@@ -1,4 +1,4 @@
-"""What a run asks of its judge, its clock and its disk, reckoned before it starts.
+"""What a run asks of its judge, its clock and its disk, estimated before it starts.
 
 Pure arithmetic on what is given; no latency, price or throughput is assumed here. Calls and their
 answers follow `algo/ropd/pipeline.py`: a rubric for the group (or for each student), then one

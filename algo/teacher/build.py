@@ -31,7 +31,7 @@ FAILURES_IN_A_ROW = 50
 """So many failed requests with no reply between them end a build: it would only go on so."""
 
 
-class Engine(Protocol):
+class RequestEngine(Protocol):
     """What a build needs of a `RequestScheduler`."""
 
     async def complete(self, endpoint: Endpoint, request: Request) -> Reply: ...
@@ -173,7 +173,7 @@ async def build(
     wanted: Sequence[Wanted],
     order: Order,
     endpoint: Endpoint,
-    engine: Engine,
+    engine: RequestEngine,
     writer: TeacherIndexWriter,
     watch: Watch,
 ) -> BuildReport:
@@ -210,7 +210,7 @@ def _slots(wanted: Sequence[Wanted]) -> Iterator[Wanted]:
 class _Build:
     order: Order
     endpoint: Endpoint
-    engine: Engine
+    engine: RequestEngine
     commits: _Commits
     watch: Watch
     report: BuildReport

@@ -9,6 +9,7 @@ from algo.errors import ConfigurationError
 from algo.llm.settings import PricesSettings
 from algo.teacher.build import BuildReport, Wanted
 
+# Between prose (4) and mathematics (3): an estimate of cost that errs on the high side.
 _CHARACTERS_PER_TOKEN = 3.5
 _PER_TOKEN = 1e-6
 

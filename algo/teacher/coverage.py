@@ -12,6 +12,7 @@ from algo.data.prompt_file import PathLike, PromptRow, distinct_prompts
 from algo.errors import ConfigurationError, TeacherMissing
 from algo.teacher.teacher_index import TeacherIndex
 
+# Prompts named in the error: enough to recognise a wrong file by.
 _EXAMPLES = 3
 
 

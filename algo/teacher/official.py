@@ -23,6 +23,7 @@ from algo.teacher.teacher_index import (
 from algo.teacher.writer import TeacherIndexWriter, utc_now
 
 _V1, _V2 = OFFICIAL_SCHEMA_VERSIONS
+# Malformed lines named in the error.
 _SHOWN = 10
 _ANSWER_KEYS = {_V1: "teacher_answer", _V2: "teacher_answers"}
 

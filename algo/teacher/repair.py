@@ -30,6 +30,7 @@ from algo.teacher.teacher_index import (
 )
 from algo.teacher.writer import TeacherIndexWriter, locked_file, utc_now
 
+# Answers stored with one fsync: some MB at a time.
 _BATCH = 1000
 
 
@@ -82,14 +83,14 @@ def repair(path: Path) -> Path | None:
         if header is None:
             teachers = teachers_of(_whole_answers(descriptor))
             header = Header(teachers, utc_now(), {"header": "lost, told from the answers"})
-        mended = path.with_name(f"{path.name}.mended")
-        mended.unlink(missing_ok=True)
-        with TeacherIndexWriter.create(mended, header) as writer:
+        repaired = path.with_name(f"{path.name}.repaired")
+        repaired.unlink(missing_ok=True)
+        with TeacherIndexWriter.create(repaired, header) as writer:
             _append_all(writer, _whole_answers(descriptor))
         aside = _free_name(path)
         os.link(path, aside)
-        os.replace(table_path(mended), table_path(path))
-        os.replace(mended, path)
+        os.replace(table_path(repaired), table_path(path))
+        os.replace(repaired, path)
         return aside
 
 

@@ -27,6 +27,7 @@ _MAGIC = b"ROPDTBL1"
 _HEADER = struct.Struct("<8sQQIIII")
 _ROW_BYTES = 8 + 8 + 4 + 1
 _BYTE_ORDER = 1 if sys.byteorder == "little" else 2
+# Bytes read at a time.
 _CHUNK = 1 << 20
 _TAKES_NO_WRITES = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 

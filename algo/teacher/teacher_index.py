@@ -29,6 +29,7 @@ from algo.teacher.table import Row, Table, row_key
 
 SCHEMA_VERSION = "ropd.teacher_answers.v1"
 OFFICIAL_SCHEMA_VERSIONS = ("ropd.teacher_index.v1", "ropd.teacher_index.v2")
+# Bytes read at a time: many lines a system call, little memory.
 _CHUNK = 1 << 20
 
 
@@ -337,7 +338,7 @@ def scan_lines(descriptor: int, start: int) -> Iterator[tuple[int, bytes]]:
 
 
 def damaged(path: Path, descriptor: int, offset: int, reason: str) -> TeacherIndexError:
-    """The error for a record that is not whole, with its place and the command that mends."""
+    """The error for a record that is not whole, with its place and the command that repairs."""
     newlines = sum(chunk.count(b"\n") for chunk in _chunks_until(descriptor, offset))
     return TeacherIndexError(
         f"{path}, line {newlines + 1} (byte {offset}): damaged record: {reason}; "

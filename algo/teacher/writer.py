@@ -182,7 +182,7 @@ def _append_durably(path: Path, descriptor: int, lines: bytes, end: int) -> None
         os.ftruncate(descriptor, end)
         raise TeacherIndexError(
             f"cannot write teacher index {path}: {error.strerror}; the {end} bytes before are "
-            "whole: make room or mend the disk, then run the same command again"
+            "whole: make room or repair the disk, then run the same command again"
         ) from None
 
 

@@ -34,13 +34,17 @@ from examples.arithmetic.problems import (
 )
 from examples.arithmetic.solutions import canonical
 
+# High enough that most sums are wrong at the start, low enough that a group of 8 mostly holds a
+# right one: what is never sampled cannot be reinforced.
 FORGOTTEN_CARRY = 0.7
+# Room for the longest solution and its end token; a test compares.
 MAX_RESPONSE_TOKENS = 60
 REPORT_FILE = "warm_start.json"
 
 _PAD, _UNKNOWN, _START, _END = "<pad>", "<unk>", "<|im_start|>", "<|im_end|>"
 _CHARACTERS = [chr(code) for code in range(32, 127)] + ["\n"]
 _VOCABULARY = {t: i for i, t in enumerate([_PAD, _UNKNOWN, _START, _END, *_CHARACTERS])}
+# torch's cross entropy leaves it out.
 _IGNORED_LABEL = -100
 # Roles are cut to their first letter: a prompt is a third of what the tiny model reads.
 _CHAT_TEMPLATE = (

@@ -67,7 +67,7 @@ def compose_config(config_name: str, overrides: Sequence[str]) -> DictConfig:
     name = config_name.removesuffix(".yaml")
     if not (CONFIG_DIR / f"{name}.yaml").is_file():
         available = ", ".join(sorted(p.stem for p in CONFIG_DIR.glob("*.yaml")))
-        raise ConfigurationError(f"--config-name {config_name}: there is {available}")
+        raise ConfigurationError(f"--config-name {config_name}: choose one of {available}")
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             config = compose(

@@ -1,6 +1,6 @@
 """What verl loads in every process through the ``verl.plugins`` entry point.
 
-Importing this module registers the CPU platform and the transformers rollout, and mends the
+Importing this module registers the CPU platform and the transformers rollout, and patches the
 one place in verl that a CPU cannot pass. verl logs a plugin's import failure at debug level
 only, so `ropd_verl.train` calls `check_registered` before it starts anything.
 """

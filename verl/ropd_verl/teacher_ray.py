@@ -18,6 +18,7 @@ from algo.llm.endpoint import Reply
 from algo.llm.wire import CUT_OFF
 from algo.teacher.build_offline import OfflineRequest
 
+# Answers stored with one fsync; a build killed in between asks for so many again at most.
 _STORE_EVERY = 64
 
 

@@ -19,6 +19,7 @@ from algo.runs.judge_time import WAITED
 from algo.runs.step_times import STEP
 from algo.runs.summary import REWARD, accuracies, read_metrics
 
+# A step takes seconds at least.
 _LOOK_EVERY_S = 1.0
 
 

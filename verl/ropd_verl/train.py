@@ -251,8 +251,8 @@ def _why_it_stopped(failure: BaseException, run: RunDirectory, command: str) -> 
     message = "; ".join((message, *getattr(failure, "__notes__", ())))
     step = run.last_checkpoint()
     saved = "no checkpoint yet" if step is None else f"checkpoint of step {step} is saved"
-    mend = "mend the endpoint, then " if isinstance(failure, JudgeOutage) else ""
-    return f"stopped: {message}; {saved}; {mend}resume with: bash training/train.sh {command}"
+    fix = "fix the endpoint, then " if isinstance(failure, JudgeOutage) else ""
+    return f"stopped: {message}; {saved}; {fix}resume with: bash training/train.sh {command}"
 
 
 def _summarise(run: RunDirectory) -> None:

@@ -31,6 +31,7 @@ STARTED_AT_VARIABLE = "ROPD_STARTED_AT"
 
 # A step in which so many times its batch failed will not come to an end by replacing more.
 _MOST_FAILED = 4
+# For the reward worker to answer a call: it may be at a long fsync, never at a judge's reply.
 _PATIENCE_S = 60
 
 _TaskRunner = class_behind(TaskRunnerV1)

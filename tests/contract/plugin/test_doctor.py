@@ -131,7 +131,7 @@ ULYSSES = "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size"
             ["actor_rollout_ref.actor.loss_agg_mode=mean"],
             r"^actor_rollout_ref\.actor: verl says: Invalid loss_agg_mode: mean$",
         ),
-        (composition.check_ropd, ["ropd.teacher_answers=0"], r"ropd\.teacher_answers=0"),
+        (composition.check_method, ["ropd.teacher_answers=0"], r"ropd\.teacher_answers=0"),
     ],
 )
 def test_a_fault_names_its_setting_in_one_line(check, overrides, said) -> None:

@@ -47,12 +47,12 @@ def test_a_good_file_has_no_findings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("bad", "finding"),
     [
-        (row(prompt="text"), "row 1, prompt: no list of chat messages with role and content"),
-        (row(prompt=[]), "row 1, prompt: no list of chat messages with role and content"),
+        (row(prompt="text"), "row 1, prompt: not a list of chat messages with role and content"),
+        (row(prompt=[]), "row 1, prompt: not a list of chat messages with role and content"),
         (row(" "), "row 1, prompt[0]: content is empty"),
         (
             row(prompt=[{"role": "user", "content": None}]),
-            "row 1, prompt[0]: content is no text",
+            "row 1, prompt[0]: content is not text",
         ),
         (
             row(prompt=[{"role": "assistant", "content": "x"}]),

@@ -62,7 +62,7 @@ def test_the_key_shows_in_no_repr_and_no_line() -> None:
         (RoleSettings(model="m"), {}, "OPENAI_API_KEY is not set"),
         (RoleSettings(model="m"), {"OPENAI_API_KEY": " "}, "OPENAI_API_KEY is not set"),
         (RoleSettings(model="m", api_key_env="K"), {"K": ""}, "K is not set"),
-        (RoleSettings(model="m", base_url="host:8000"), FULL, "is no http(s) URL"),
+        (RoleSettings(model="m", base_url="host:8000"), FULL, "is not an http(s) URL"),
         (RoleSettings(model="m", base_url="http://u:p@h/v1"), FULL, "neither credentials"),
         (RoleSettings(model="m", base_url="http://h/v1?key=x"), FULL, "neither credentials"),
     ],

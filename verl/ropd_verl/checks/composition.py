@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from hydra.errors import InstantiationException
 
 from algo.errors import ConfigurationError
+from algo.methods.registry import method_of
 from algo.ropd.plan import judge_context_tokens
 from ropd_verl.checks.finding import Finding, Subject, note, ok, warning
 
@@ -21,13 +22,9 @@ FLASH = ("flash_attention_2", "flash_attention_3")
 """What verl's patch of transformers reaches; the first is verl's default."""
 
 
-def check_ropd(subject: Subject) -> Iterable[Finding]:
+def check_method(subject: Subject) -> Iterable[Finding]:
     settings = subject.settings
-    yield ok(
-        f"m={settings.teacher_answers} teacher answers, rubric {settings.rubric.mode} of "
-        f"{settings.rubric.min_criteria} to {settings.rubric.max_criteria} criteria, verification "
-        f"{settings.verification.mode}"
-    )
+    yield ok(f"{settings.method.name}: {method_of(settings).summary(settings)}")
 
 
 def check_verl(subject: Subject) -> Iterable[Finding]:
@@ -87,7 +84,7 @@ def check_batches(subject: Subject) -> Iterable[Finding]:
         )
     if batch % mini:
         raise ConfigurationError(
-            f"data.train_batch_size={batch} is no multiple of "
+            f"data.train_batch_size={batch} is not a multiple of "
             f"actor_rollout_ref.actor.ppo_mini_batch_size={mini}; change one of them"
         )
     sharing = max(1, subject.sequence_ranks())
@@ -154,7 +151,7 @@ def check_mode(subject: Subject) -> Iterable[Finding]:
     """The mode's own demands; `docs/modes.md` says what each mode does."""
     if subject.mode not in MODES:
         raise ConfigurationError(
-            f"trainer.v1.trainer_mode={subject.mode}: there is {', '.join(MODES)}; set mode=..."
+            f"trainer.v1.trainer_mode={subject.mode}: set mode= to one of {', '.join(MODES)}"
         )
     if subject.mode == "separate_async":
         _check_separate(subject)

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from pyarrow import ArrowException
 
 from algo.errors import ConfigurationError, TeacherIndexError
+from algo.methods.registry import method_of
 from algo.paths import absolute
 from algo.ropd.settings import RopdSettings
 from algo.teacher.coverage import require_answers
@@ -76,6 +77,9 @@ def _readable_prompts(subject: Subject) -> list[Path] | None:
 
 
 def teacher_index(subject: Subject) -> Iterable[Finding]:
+    if not method_of(subject.settings).needs_teachers(subject.settings):
+        yield note(f"not needed: {subject.settings.method.name} shows no teacher answers")
+        return
     train = _readable_prompts(subject)
     if train is None:
         yield note("not compared: the training prompts cannot be read")

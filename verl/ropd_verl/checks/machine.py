@@ -73,7 +73,7 @@ def _version(package: str) -> str:
 
 
 def graphics(subject: Subject) -> Iterable[Finding]:
-    """As many GPUs as the run takes, free, and large enough for what it reckons with."""
+    """As many GPUs as the run takes, free, and large enough for what it is estimated to take."""
     if subject.on_cpu:
         return
     wanted = subject.train_ranks + subject.rollout_ranks
@@ -109,7 +109,7 @@ def graphics(subject: Subject) -> Iterable[Finding]:
     yield ok(f"{len(seen.gpus)} x {taken[0].name}")
     totals = [gpu.total_mb for gpu in taken if gpu.total_mb is not None]
     if len(totals) < wanted:
-        yield note("nvidia-smi does not tell the GPUs' memory, so it is not reckoned")
+        yield note("nvidia-smi does not tell the GPUs' memory, so it is not estimated")
     else:
         yield from memory(subject, min(totals) * 1.048576e6 / GB)
 
@@ -124,9 +124,9 @@ def _others_on(gpus: Sequence[Gpu]) -> Iterable[Finding]:
 
 
 def memory(subject: Subject, gpu_gb: float) -> Iterable[Finding]:
-    """Reckoned GB of the two phases against one GPU's."""
+    """Estimated GB of the two phases against one GPU's."""
     if subject.shape is None:
-        yield note("the student's size is not known here, so its memory is not reckoned")
+        yield note("the student's size is not known here, so its memory is not estimated")
         return
     config = subject.config.actor_rollout_ref
     adamw = config.actor.optim.get("override_optimizer_config") or {}

@@ -1,4 +1,4 @@
-"""How much memory and disk a student takes, reckoned from its shape. Pure arithmetic.
+"""How much memory and disk a student takes, estimated from its shape. Pure arithmetic.
 
 Lower bounds: the CUDA context, NCCL's buffers, fragmentation and what vLLM compiles come on top.
 Nothing here was fitted to a measurement.
