@@ -22,8 +22,8 @@ from algo.ropd.rubric import weighted_pass_rate
 from algo.teacher.teacher_index import TeacherAnswer
 from algo.testing import Fault, FaultKind
 from tests.builders.judging import FourTeachers, group, pipeline_for, right_scores
+from tests.builders.texts import hostile
 from tests.fakes.judge import FakeJudge, blocks, expected_rubric, expected_verdict
-from tests.unit.ropd.test_prompts import hostile
 
 LIVELY = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
