@@ -35,7 +35,7 @@ ROWS = [
 
 
 def whole_run(folder: Path) -> list[str]:
-    """Make a run's inputs in `folder`; gives the overrides under which only its judge is missing."""
+    """Make the inputs of a run in `folder`; gives overrides that name all but its judge."""
     build_tokenizer().save_pretrained(folder / "student")
     (folder / "student/config.json").write_text(
         '{"model_type": "qwen3", "hidden_size": 8, "num_hidden_layers": 1, "vocab_size": 32,'
