@@ -29,6 +29,7 @@ class Batches:
     """Files and batches. A batch is in progress for `looks` looks, then its status is `status`.
 
     A failed batch has no results. Lists come in pages of at most `page`, newest batch first.
+    Override a method for an endpoint that fails at it.
     """
 
     def __init__(self, status: str = "completed", looks: int = 1, page: int = 100) -> None:
@@ -43,23 +44,23 @@ class Batches:
 
     def routes(self, answer: AnswerLine) -> list[web.RouteDef]:
         async def create(request: web.Request) -> web.Response:
-            return self._create(await request.json(), answer)
+            return await self.create(request, answer)
 
         return [
-            web.post("/v1/files", self._upload),
-            web.get("/v1/files/{id}/content", self._content),
+            web.post("/v1/files", self.upload),
+            web.get("/v1/files/{id}/content", self.content),
             web.post("/v1/batches", create),
-            web.get("/v1/batches", self._list),
-            web.get("/v1/batches/{id}", self._look),
+            web.get("/v1/batches", self.recent),
+            web.get("/v1/batches/{id}", self.look),
         ]
 
     def store(self, content: bytes) -> str:
-        """Keep a file; returns its id. Override it to damage what is kept."""
+        """Keep a file; returns its id."""
         name = f"file_{len(self.files)}"
         self.files[name] = content
         return name
 
-    async def _upload(self, request: web.Request) -> web.Response:
+    async def upload(self, request: web.Request) -> web.Response:
         form = await request.post()
         file = form.get("file")
         if form.get("purpose") != "batch" or not isinstance(file, web.FileField):
@@ -76,11 +77,12 @@ class Batches:
             }
         )
 
-    async def _content(self, request: web.Request) -> web.Response:
+    async def content(self, request: web.Request) -> web.Response:
         content = self.files.get(request.match_info["id"])
         return _unknown(request) if content is None else web.Response(body=content)
 
-    def _create(self, asked: dict[str, Any], answer: AnswerLine) -> web.Response:
+    async def create(self, request: web.Request, answer: AnswerLine) -> web.Response:
+        asked = await request.json()
         content = self.files.get(asked.get("input_file_id", ""))
         if content is None or asked.get("endpoint") != "/v1/chat/completions":
             return _refused("an uploaded `input_file_id` for /v1/chat/completions is wanted")
@@ -111,7 +113,7 @@ class Batches:
         self._left[batch["id"]] = self._looks
         return web.json_response(batch)
 
-    async def _look(self, request: web.Request) -> web.Response:
+    async def look(self, request: web.Request) -> web.Response:
         batch = self.batches.get(request.match_info["id"])
         if batch is None:
             return _unknown(request)
@@ -119,7 +121,7 @@ class Batches:
         self._left[batch["id"]] = left - 1
         return web.json_response({**batch, "status": "in_progress" if left > 0 else self._status})
 
-    async def _list(self, request: web.Request) -> web.Response:
+    async def recent(self, request: web.Request) -> web.Response:
         newest = list(self.batches.values())[::-1]
         after = request.query.get("after")
         start = [batch["id"] for batch in newest].index(after) + 1 if after in self.batches else 0
