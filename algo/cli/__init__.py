@@ -8,12 +8,12 @@ one line on stderr and exit code 1.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import typer
 
 from algo.cli import data, doctor, export, plan, replay, report, teacher
 from algo.errors import RopdError
+from algo.paths import absolute
 
 app = typer.Typer(
     help="Rubric-based on-policy distillation.",
@@ -29,8 +29,9 @@ app.command()(plan.plan)
 app.command()(export.export)
 
 
-ENV_FILE = Path(__file__).parents[2] / ".env"
-"""Of the checkout; `training/environment.sh` reads it for the scripts."""
+ENV_FILE = absolute(".env")
+"""Of the checkout, where `training/environment.sh` reads it for the scripts; of the current
+directory once installed."""
 
 
 def main() -> None:

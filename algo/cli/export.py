@@ -24,13 +24,16 @@ def export(
     """Merge a checkpoint's shards and adapter; write a card from what the run recorded."""
     import shutil
 
+    from omegaconf import OmegaConf
+
     from algo.errors import ConfigurationError
+    from algo.runs.configuration import recorded_config
     from algo.runs.model_card import model_card
 
     chosen = _step(run) if step is None else step
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigurationError(f"--out {out} is not empty: name a new directory")
-    config = _config(run)
+    config: Any = OmegaConf.to_container(recorded_config(run), resolve=True)
     # What stands under --out is whole: without its adapter a model would look like a trained one.
     part = out.absolute().with_name(f".{out.absolute().name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -53,24 +56,15 @@ def _step(run: Path) -> int:
     return int(marker.read_text())
 
 
-def _config(run: Path) -> Any:
-    from omegaconf import OmegaConf
-
-    from algo.errors import ConfigurationError
-
-    file = run / "config.yaml"
-    if not file.is_file():
-        raise ConfigurationError(f"{run} holds no config.yaml: name a run's directory")
-    return OmegaConf.to_container(OmegaConf.load(file), resolve=True)
-
-
 def _merge(shards: Path, out: Path, config: Mapping[str, Any]) -> None:
     import subprocess
     import sys
 
     from algo.errors import ConfigurationError
     from ropd_verl.adapter import FOLDER, merge_adapter, require_peft
+    from ropd_verl.installation import require_verl
 
+    require_verl("ropd export merges a checkpoint with verl")
     if not (shards / "fsdp_config.json").is_file():
         raise ConfigurationError(
             f"{shards} is not a checkpoint of an FSDP run: choose another --step"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from algo.ropd.plan import Measured, Workload
     from algo.ropd.settings import RopdSettings
 
+_CONFIG_NAME = "ropd"
 # Of English text under current tokenizers; for the journal's and the index's size alone.
 _CHARACTERS_PER_TOKEN = 4.0
 Tokens = Annotated[int, typer.Option(min=1, help="Mean, in tokens.")]
@@ -23,7 +24,7 @@ Tokens = Annotated[int, typer.Option(min=1, help="Mean, in tokens.")]
 
 def plan(
     overrides: Overrides = None,
-    config_name: ConfigName = "ropd",
+    config_name: ConfigName = _CONFIG_NAME,
     answer_tokens: Tokens = 3000,
     question_tokens: Tokens = 300,
     rubric_tokens: Tokens = 800,
@@ -43,7 +44,8 @@ def plan(
         float | None, typer.Option(min=0.0, help="Seconds of the rest of a step.")
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="A run's directory, to take its measured times and tokens.")
+        Path | None,
+        typer.Option(help="A run's directory: plan from its config.yaml and what it measured."),
     ] = None,
     price_input: Annotated[
         float | None, typer.Option(min=0.0, help="Of a million prompt tokens.")
@@ -60,19 +62,17 @@ def plan(
     Texts' lengths are assumptions until a run has measured them (--run).
     """
     from algo.errors import ConfigurationError
-    from algo.paths import absolute
+    from algo.methods.registry import ropd_settings
     from algo.ropd.plan import Measured, measured_in
     from algo.runs.summary import read_metrics
-    from ropd_verl.checks.finding import ropd_settings
-    from ropd_verl.config import compose_config
 
-    config = compose_config(config_name, overrides or [])
+    config = _config(run, config_name, overrides or [])
     settings = ropd_settings(config)
     load = _workload(
         config, settings, answer_tokens, question_tokens, rubric_tokens, verdict_tokens
     )
     if run is not None:
-        files = sorted((absolute(run) / "metrics").glob("*.jsonl"))
+        files = sorted((run / "metrics").glob("*.jsonl"))
         measured = measured_in(list(read_metrics(files).values()))
     elif rubricator_s is None or verifier_s is None:
         raise ConfigurationError(
@@ -88,6 +88,31 @@ def plan(
         *_disk_lines(load, config, parameters),
     ):
         typer.echo(line)
+
+
+def _config(run: Path | None, config_name: str, overrides: list[str]) -> DictConfig:
+    """What the run was started with, or what a start would compose."""
+    if run is None:
+        from ropd_verl.config import compose_config
+        from ropd_verl.installation import verl_folder, verl_missing
+
+        if overrides and verl_folder() is None:
+            typer.echo(
+                f"note: whether overridden keys of verl's exist is not checked; {verl_missing()}",
+                err=True,
+            )
+        return compose_config(config_name, overrides)
+    from algo.errors import ConfigurationError
+    from algo.runs.configuration import override, recorded_config
+
+    if config_name != _CONFIG_NAME:
+        raise ConfigurationError(
+            f"--config-name {config_name} beside --run {run}: the run has a configuration of its "
+            "own, so give one of the two"
+        )
+    config = recorded_config(run)
+    override(config, overrides)
+    return config
 
 
 def _workload(
@@ -128,14 +153,14 @@ def _workload(
 def _prices(
     settings: RopdSettings, price_input: float | None, price_output: float | None
 ) -> PricesSettings:
-    """The given prices, else the more expensive of the two roles' configured ones."""
+    """The given prices, else the higher of the two roles' configured ones."""
     from algo.llm.settings import PricesSettings
 
     roles = (settings.judge.rubricator.prices, settings.judge.verifier.prices)
-    dearest_in, dearest_out = (max(p.input for p in roles), max(p.output for p in roles))
+    highest_in, highest_out = (max(p.input for p in roles), max(p.output for p in roles))
     return PricesSettings(
-        input=dearest_in if price_input is None else price_input,
-        output=dearest_out if price_output is None else price_output,
+        input=highest_in if price_input is None else price_input,
+        output=highest_out if price_output is None else price_output,
     )
 
 
@@ -197,11 +222,18 @@ def _disk_lines(load: Workload, config: DictConfig, billions: float | None) -> l
     from ropd_verl.checks.shape import Shape, local_shape
 
     model = config.actor_rollout_ref.model
+    unknown = "disk        give --parameters (billions), for "
     if billions is not None:
         shape = Shape(round(billions * 1e9), layers=0, hidden=0, vocabulary=0)
-    elif (shape := local_shape(model.path)) is None:
-        return ["disk        give --parameters (billions), for the student is not here"]
-    shape = shape.with_lora(model.lora_rank)
+    else:
+        try:
+            shape = local_shape(model.path)
+        except ImportError:
+            return [f"{unknown}torch and transformers, which read the student's size, are missing"]
+        if shape is None:
+            return [f"{unknown}the student is not here"]
+    # verl's default, where its defaults are not here, is no adapter.
+    shape = shape.with_lora(model.get("lora_rank", 0))
     disk = plan_disk(
         load,
         checkpoint_gb=checkpoint_gb(shape),
@@ -209,8 +241,8 @@ def _disk_lines(load: Workload, config: DictConfig, billions: float | None) -> l
         keep=config.trainer.get("max_actor_ckpt_to_keep"),
         characters_per_token=_CHARACTERS_PER_TOKEN,
     )
-    unknown = " and the adapter's" if shape.adapter == 0 else ""
+    adapter = " and the adapter's" if shape.adapter == 0 else ""
     return [
-        f"disk        checkpoints {disk.checkpoints:,.1f} GB{unknown}, journal "
+        f"disk        checkpoints {disk.checkpoints:,.1f} GB{adapter}, journal "
         f"{disk.journal:,.2f} GB, teacher index {disk.teacher_index:,.2f} GB"
     ]

@@ -7,7 +7,6 @@ import os
 import signal
 from collections.abc import Sequence
 from enum import StrEnum
-from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -242,14 +241,13 @@ def _ray_teacher(model: str, tensor_parallel: int, replicas: int) -> OfflineEngi
     from algo.errors import ConfigurationError
 
     try:
-        # By name: the method's own code does not know Ray.
-        module = import_module("ropd_verl.teacher_ray")
+        from ropd_verl.teacher_ray import RayTeacher
     except ImportError as error:
         raise ConfigurationError(
             f"--backend vllm needs Ray Data and vLLM ({error}): install the extra `gpu`, or serve "
             "the model and use --backend endpoint"
         ) from None
-    return module.RayTeacher(model, tensor_parallel=tensor_parallel, replicas=replicas)
+    return RayTeacher(model, tensor_parallel=tensor_parallel, replicas=replicas)
 
 
 def _warn_of_repetition(order: Order, temperature: float | None) -> None:

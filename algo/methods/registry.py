@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
 from algo.errors import ConfigurationError
@@ -31,6 +32,12 @@ def load_settings(node: Mapping[str, Any]) -> RopdSettings:
     settings = RopdSettings.from_node(node)
     check_method(settings)
     return settings
+
+
+def ropd_settings(config: DictConfig) -> RopdSettings:
+    """The node `ropd` of a whole configuration, composed or recorded; raises as `load_settings`."""
+    node: Any = OmegaConf.to_container(config.ropd, resolve=True)
+    return load_settings(node)
 
 
 def method_of(settings: RopdSettings) -> type[Method[RopdSettings]]:

@@ -10,12 +10,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from algo.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from algo.runs.step_times import StepTimes
+from algo.paths import absolute
+from algo.runs.configuration import CONFIG, recorded_config, unreadable
+from algo.runs.step_times import StepTimes, step_times
+from algo.runs.summary import accuracies, read_metrics
 
 _FIGURES: Final[Mapping[str, str]] = {
     "accuracy_before": "accuracy before, sampled",
@@ -71,7 +75,7 @@ class RunFacts:
 
 def read_facts(run_dir: Path) -> RunFacts:
     """Raises `ConfigurationError` where a file of the run cannot be read."""
-    config = _config(run_dir / "config.yaml")
+    config = _config(run_dir)
     accuracies, times = _measured(run_dir / "metrics")
     return RunFacts(
         name="/".join(run_dir.resolve().parts[-2:]),
@@ -97,28 +101,22 @@ def _figures(file: Path) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _config(file: Path) -> Mapping[str, Any]:
+def _config(run_dir: Path) -> Mapping[str, Any]:
     """The resolved values of the keys that the page uses, where they are set."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
+    file = run_dir / CONFIG
     if not file.is_file():
         return {}
+    config = recorded_config(run_dir)
     try:
-        config = OmegaConf.load(file)
         found = {key: OmegaConf.select(config, key) for key in (*_SETTINGS, _TEACHER_INDEX)}
-    except (OmegaConfBaseException, YAMLError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ConfigurationError(f"{file} cannot be read: {reason}: remove or restore it") from None
+    except OmegaConfBaseException as error:
+        raise unreadable(file, error) from None
     return {key: value for key, value in found.items() if value is not None}
 
 
 def _existing(configured: str | None) -> Path | None:
     if configured is None:
         return None
-    from algo.paths import absolute
-
     index = absolute(configured)
     return index if index.is_file() else None
 
@@ -128,9 +126,6 @@ def _measured(folder: Path) -> tuple[Mapping[str, Mapping[int, float]], StepTime
     files = sorted(folder.glob("*.jsonl"))
     if not files:
         return {}, None
-    from algo.runs.step_times import step_times
-    from algo.runs.summary import accuracies, read_metrics
-
     steps = read_metrics(files)
     shares = {
         "accuracy, sampled (held out)": accuracies(steps, greedy=False),

@@ -1,1 +1,1 @@
-"""What a run left behind, read without the trainer."""
+"""What a run left, read without the trainer: metrics, step times, the summary, the model card."""

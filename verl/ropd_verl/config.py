@@ -1,12 +1,12 @@
 """From command line to composed configuration.
 
-Hydra composes it from `configs/` over verl's own defaults; a mistake in an override becomes one
-line. This module starts nothing and reads no environment.
+Hydra composes it from `configs/` over verl's own defaults, or over a stand-in where verl is not
+installed; a mistake in an override becomes one line. This module starts nothing and reads no
+environment.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,10 @@ from omegaconf.errors import OmegaConfBaseException
 from algo.errors import ConfigurationError
 from algo.methods.registry import load_settings
 from algo.paths import shipped
+from ropd_verl.installation import verl_folder
 
 CONFIG_DIR = shipped("configs")
+_STAND_IN = Path(__file__).with_name("without_verl")
 
 KEY_LINES = (
     "actor_rollout_ref.model.path",
@@ -60,6 +62,8 @@ def compose_config(config_name: str, overrides: Sequence[str]) -> DictConfig:
     """Compose ``configs/<config_name>.yaml`` with Hydra overrides.
 
     Keys below ``ropd`` need no ``+`` where no file sets them: `RopdSettings` knows them all.
+    Without verl the configuration lacks verl's own keys, and an override of one of them is taken as
+    it is; what needs them calls `require_verl` first.
 
     Raises:
         ConfigurationError: unknown configuration, unknown key, bad syntax, bad value.
@@ -68,14 +72,16 @@ def compose_config(config_name: str, overrides: Sequence[str]) -> DictConfig:
     if not (CONFIG_DIR / f"{name}.yaml").is_file():
         available = ", ".join(sorted(p.stem for p in CONFIG_DIR.glob("*.yaml")))
         raise ConfigurationError(f"--config-name {config_name}: choose one of {available}")
+    verl = verl_folder()
+    defaults = _STAND_IN if verl is None else verl / "trainer" / "config"
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             config = compose(
                 name,
                 # Quoted: the path may hold spaces.
                 overrides=[
-                    f"hydra.searchpath=['file://{_verl_configs()}']",
-                    *map(_settable, overrides),
+                    f"hydra.searchpath=['file://{defaults}']",
+                    *(_settable(override, any_key=verl is None) for override in overrides),
                 ],
             )
         resolved: Any = OmegaConf.to_container(config, resolve=True)
@@ -85,18 +91,13 @@ def compose_config(config_name: str, overrides: Sequence[str]) -> DictConfig:
     return config
 
 
-def _settable(override: str) -> str:
-    return f"++{override}" if override.startswith("ropd.") else override
-
-
-def _verl_configs() -> Path:
-    """verl's configuration folder, found without importing verl (which takes seconds)."""
-    spec = importlib.util.find_spec("verl")
-    if spec is None or spec.origin is None:
-        raise ConfigurationError(
-            "verl is not installed: run `bash training/train.sh`, which sets it up"
-        )
-    return Path(spec.origin).parent / "trainer" / "config"
+def _settable(override: str, *, any_key: bool) -> str:
+    """The override with a ``++`` where its key may be one that no file sets."""
+    if override.startswith("ropd."):
+        return f"++{override}"
+    key = override.partition("=")[0]
+    is_value = key[:1] not in ("+", "~") and not (CONFIG_DIR / key).is_dir()
+    return f"++{override}" if any_key and is_value else override
 
 
 def _first_lines(error: Exception) -> str:

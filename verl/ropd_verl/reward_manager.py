@@ -17,14 +17,13 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import OmegaConf
 from verl import DataProto
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 
 from algo.errors import ConfigurationError, JudgeFailure
 from algo.grading.ground_truth import grade
 from algo.judge.group import Group
-from algo.methods.registry import build_engine, load_settings
+from algo.methods.registry import build_engine, ropd_settings
 from algo.runs.judge_time import JudgingSpan
 
 GROUP_KEY = "ropd_group"
@@ -77,9 +76,7 @@ class RopdRewardManager(RewardManagerBase):
                 f"reward.num_workers={config.reward.num_workers}: set it to 1, for the judge's "
                 "limits and journal belong to one process"
             )
-        node = OmegaConf.to_container(config.ropd, resolve=True)
-        settings = load_settings(node)  # pyright: ignore[reportArgumentType]
-        self._engine = build_engine(settings, os.environ)
+        self._engine = build_engine(ropd_settings(config), os.environ)
         self._fatal: Exception | None = None
         self._spans: dict[str, JudgingSpan] = {}
 

@@ -16,9 +16,9 @@ from typing import IO
 from omegaconf import DictConfig, OmegaConf
 
 from algo.errors import ConfigurationError
+from algo.runs.configuration import CONFIG
 
 SUMMARY = "summary.json"
-_CONFIG = "config.yaml"
 _LOCK = ".lock"
 _STEP = "global_step_"
 
@@ -106,7 +106,7 @@ def open_run_directory(root: Path, config: DictConfig, *, may_continue: bool) ->
                 lock.close()
         path = root / f"{int(newest.name) + 1 if newest else 1:03d}"
         path.mkdir()
-        (path / _CONFIG).write_text(text)
+        (path / CONFIG).write_text(text)
         lock = _try_lock(path)
     except OSError as error:
         raise ConfigurationError(f"run_root={root}: {error.strerror or error}") from None
@@ -123,7 +123,7 @@ def _why_not(run: Path, text: str, lock: IO[str] | None, may_continue: bool) -> 
         return f"{run.name} is being written by another process"
     if (run / SUMMARY).is_file():
         return f"{run.name} is finished"
-    recorded = run / _CONFIG
+    recorded = run / CONFIG
     if not recorded.is_file() or recorded.read_text() != text:
         return f"{run.name} has another configuration"
     return ""

@@ -26,7 +26,9 @@ from algo.errors import ConfigurationError, JudgeOutage, RopdError
 from algo.paths import absolute
 from algo.report import write_report
 from algo.runs import summary as summaries
+from ropd_verl.checks.inputs import check_example
 from ropd_verl.config import compose_config, key_lines
+from ropd_verl.installation import require_verl
 from ropd_verl.run_directory import SUMMARY, RunDirectory, open_run_directory
 from ropd_verl.terminal import output_to, progress
 
@@ -50,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config_name, overrides = parse(arguments)
         config = compose_config(config_name, overrides)
+        check_example(config)  # first: verl takes gigabytes to install
+        require_verl("a run trains with verl")
         if os.environ.get("ROPD_DRYRUN", "").lower() in ("1", "true", "yes"):
             print("python -m ropd_verl.train " + shlex.join(arguments))
             print("\n".join([*key_lines(config), *_what_is_missing(config)]))
@@ -112,10 +116,10 @@ def _start(config: DictConfig, command: str) -> int:
                 OmegaConf.update(config, key, _absolute(value))
     with _example(config):
         from ropd_verl import plugin
-        from ropd_verl.checks import start as preflight
+        from ropd_verl.checks import start
 
         plugin.check_registered()
-        preflight.check(config, os.environ)
+        start.check(config, os.environ)
         failure = _train(config, run)
     if failure is not None:
         print(_why_it_stopped(failure, run, command), file=sys.stderr)

@@ -9,8 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from algo.cli import app
-from ropd_verl.checks import doctor
-from ropd_verl.checks import start as preflight
+from ropd_verl.checks import doctor, start
 from ropd_verl.checks.finding import Level, Reach
 from ropd_verl.config import compose_config
 from tests.builders.checking import levels, subject
@@ -45,8 +44,8 @@ def test_a_start_runs_the_doctors_checks(
         doctor.Check(c.name, c.why, c.reach, lambda _, n=c.name: ran.append(n) or [], c.at_start)
         for c in doctor.CHECKS
     )
-    monkeypatch.setattr(preflight, "CHECKS", fakes)
-    preflight.check(compose_config("ropd", whole), {})
+    monkeypatch.setattr(start, "CHECKS", fakes)
+    start.check(compose_config("ropd", whole), {})
     assert ran == [c.name for c in doctor.CHECKS if c.at_start]
     assert {c.name for c in doctor.CHECKS} - set(ran) == {"judge settings", "structured output"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from algo.errors import ConfigurationError
-from algo.judge import preflight as judge_preflight
+from algo.judge import preflight
 from ropd_verl.checks import judge
 from ropd_verl.checks.finding import Level, Subject
 from tests.builders.checking import levels, subject
@@ -63,7 +63,7 @@ async def test_a_judge_that_insists_on_a_schema_must_have_it() -> None:
 
 
 async def test_silence_is_not_taken_for_a_refused_schema(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge_preflight, "TRIAL_PATIENCE_S", 0.3)
+    monkeypatch.setattr(preflight, "TRIAL_PATIENCE_S", 0.3)
     async with FakeJudge(fault=lambda role, number: "hang").serve() as url:
         found = await judge._ask_each_role(asking(url).settings, {})
     assert levels(found) == [Level.WARNING] * 2

@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from algo.methods.registry import load_settings
+from algo.methods.registry import ropd_settings
 from algo.ropd.settings import RopdSettings
 from ropd_verl.checks.shape import Shape, local_shape
 
@@ -33,7 +33,7 @@ class Reach(IntEnum):
     """What a check needs, from little to much."""
 
     STATIC = 0
-    """The configuration alone, and verl."""
+    """The configuration alone."""
     MACHINE = 1
     """The machine the run is to start on, and its files."""
     NETWORK = 2
@@ -80,7 +80,7 @@ class Subject:
 
     @property
     def on_cpu(self) -> bool:
-        return self.config.trainer.device == "cpu"
+        return self.select("trainer.device") == "cpu"
 
     @property
     def mode(self) -> str:
@@ -103,8 +103,10 @@ class Subject:
     @property
     def nodes(self) -> int:
         """Nodes that train or generate."""
-        apart = self.config.actor_rollout_ref.rollout.nnodes
-        return self.config.trainer.nnodes + (apart if self.mode == "separate_async" else 0)
+        nodes = self.config.trainer.nnodes
+        if self.mode != "separate_async":
+            return nodes
+        return nodes + self.config.actor_rollout_ref.rollout.nnodes
 
     @property
     def rollout_ranks(self) -> int:
@@ -150,9 +152,5 @@ class Check:
     run: Callable[[Subject], Iterable[Finding]]
     at_start: bool = True
     """Whether a start of the trainer runs it too."""
-
-
-def ropd_settings(config: DictConfig) -> RopdSettings:
-    """The node ``ropd``, validated; raises `ConfigurationError`."""
-    node = OmegaConf.to_container(config.ropd, resolve=True)
-    return load_settings(node)  # pyright: ignore[reportArgumentType]
+    needs_verl: bool = False
+    """Whether it reads verl's own keys or code, or torch and transformers, which come with verl."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from omegaconf import DictConfig
 from pyarrow import ArrowException
 
 from algo.errors import ConfigurationError, TeacherIndexError
@@ -17,6 +19,12 @@ from ropd_verl.checks.finding import Finding, Subject, note, ok, warning
 
 TRAIN_COLUMNS = ("prompt", "data_source")
 VAL_COLUMNS = ("prompt", "data_source", "reward_model")
+
+
+def example(subject: Subject) -> Iterable[Finding]:
+    """The example that prepares the run's inputs is here; says nothing for a run without one."""
+    check_example(subject.config)
+    return ()
 
 
 def student(subject: Subject) -> Iterable[Finding]:
@@ -84,7 +92,8 @@ def teacher_index(subject: Subject) -> Iterable[Finding]:
     if train is None:
         yield note("not compared: the training prompts cannot be read")
         return
-    check_teacher_index(subject.settings, train, subject.config.data.prompt_key)
+    prompt_key = subject.select("data.prompt_key") or "prompt"  # verl's default
+    check_teacher_index(subject.settings, train, prompt_key)
     yield ok(f"m={subject.settings.teacher_answers} answers for every training prompt")
 
 
@@ -92,6 +101,22 @@ def skipped_inputs(subject: Subject) -> Iterable[Finding]:
     """Stands in for the checks of this module when an example makes the inputs itself."""
     hook = subject.config.example.hook
     yield note(f"{hook} makes student, data, teacher index and judge at the start")
+
+
+def check_example(config: DictConfig) -> None:
+    """Raise `ConfigurationError` where ``example.hook`` cannot be imported."""
+    if config.get("example") is None:
+        return
+    hook = config.example.hook
+    try:
+        found = find_spec(hook) is not None
+    except ModuleNotFoundError:  # the hook's own package
+        found = False
+    if not found:
+        raise ConfigurationError(
+            f"example.hook={hook} is not here: the example is part of the repository and is not "
+            "installed with the package; clone the repository and start from it"
+        )
 
 
 def check_model(path: str, *, template: str | None = None) -> None:

@@ -17,6 +17,7 @@ from ropd_verl.adapter import peft_missing
 from ropd_verl.checks.finding import Finding, Subject, note, ok, warning
 from ropd_verl.checks.memory import GB, checkpoint_gb, most_checkpoints, training_memory
 from ropd_verl.checks.nvidia import Gpu, installed, visible
+from ropd_verl.installation import require_verl
 
 VERL = "0.9.1"
 
@@ -31,6 +32,7 @@ _BUSY_MB = 2000
 
 def environment(subject: Subject) -> Iterable[Finding]:
     """verl's version, and the optional packages that this configuration asks for."""
+    require_verl("a run trains with verl")
     from ropd_verl import plugin
 
     plugin.check_registered()
