@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 RUBRIC_SCHEMA = "ropd.rubric.v1"
 VERDICT_SCHEMA = "ropd.batch_verifier.v2"
@@ -30,11 +30,6 @@ class RenderedPrompt(NamedTuple):
     teachers: tuple[str, ...]
     students: tuple[str, ...]
     answers: tuple[str, ...]
-
-
-def message_text(messages: Sequence[Mapping[str, Any]]) -> str:
-    """The text of all messages, in order; content parts other than text are skipped."""
-    return "\n\n".join(_content(message.get("content")) for message in messages)
 
 
 def read_prompt(text: str) -> RenderedPrompt:
@@ -81,15 +76,6 @@ def _blocks(text: str, nonce: str) -> tuple[list[tuple[str, str]], str]:
 def _schema_in(text: str) -> str | None:
     named = _SCHEMA.search(text)
     return named[0] if named else None
-
-
-def _content(content: object) -> str:
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        return ""
-    parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
-    return "\n".join(str(part.get("text", "")) for part in parts)
 
 
 def _only(blocks: Sequence[tuple[str, str]], label: str) -> str:

@@ -12,22 +12,20 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from algo.testing import message_text
 from examples.arithmetic.contrast import induce_rubric, verify
 from examples.arithmetic.problems import parse_question
 from examples.arithmetic.rendered_prompt import (
     RUBRIC_SCHEMA,
     VERDICT_SCHEMA,
     RenderedPrompt,
-    message_text,
     rubric_sentences,
 )
 from examples.arithmetic.solutions import STYLES, solve
 
-_FALSE_TOTAL = 9999
 
-
-def rubricate(prompt: RenderedPrompt, *, lie: bool = False) -> str:
-    """The Rubricator's reply; with `lie` its total does not follow from its points."""
+def rubricate(prompt: RenderedPrompt) -> str:
+    """The Rubricator's reply."""
     rubric = induce_rubric(prompt.teachers, prompt.students)
     if not rubric:
         return "I cannot write a rubric: the reference answers share too few column equations."
@@ -40,11 +38,11 @@ def rubricate(prompt: RenderedPrompt, *, lie: bool = False) -> str:
         }
         for number, weighted in enumerate(rubric, start=1)
     ]
-    total = _FALSE_TOTAL if lie else sum(weighted.points for weighted in rubric)
+    total = sum(weighted.points for weighted in rubric)
     return json.dumps({"schema_version": RUBRIC_SCHEMA, "rubrics": entries, "maximum_score": total})
 
 
-def give_verdicts(prompt: RenderedPrompt, *, lie: bool = False) -> str:
+def give_verdicts(prompt: RenderedPrompt) -> str:
     """The Verifier's reply; it is shown no points, so its totals count satisfied criteria."""
     sentences = rubric_sentences(prompt.rubric)
     if sentences is None:
@@ -54,7 +52,7 @@ def give_verdicts(prompt: RenderedPrompt, *, lie: bool = False) -> str:
         {
             "answer_index": number,
             "judgement": verdicts,
-            "final_score": _FALSE_TOTAL if lie else sum(verdicts),
+            "final_score": sum(verdicts),
         }
         for number, verdicts in enumerate(judged, start=1)
     ]

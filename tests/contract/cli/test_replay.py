@@ -32,7 +32,7 @@ async def judged_journal(folder: Path) -> AsyncIterator[str]:
         async with pipeline_for(url, folder, limits={"retries": {"refusal": 0}}) as pipeline:
             for number in range(6):
                 await pipeline.score_group(group(number, size=4))
-            judge.fault = lambda role, number: "refusal"
+            judge.fault = lambda role, number: "refusal_in_prose"
             with pytest.raises(Exception, match="declined"):
                 await pipeline.score_group(group(6))
         judge.fault = lambda role, number: ""

@@ -92,7 +92,7 @@ def test_a_command_exists(command: Command) -> None:
         case ["export", *assignments]:
             assert all(ASSIGNMENT.match(word) for word in assignments)
         case ["uv", "build", "--wheel"] | ["uv", "venv", ".venv-light"]:
-            pass  # tests/contract/test_wheel.py does both
+            pass  # tests/contract/project/test_wheel.py does both
         case ["uv", "pip", "install", "--python", ".venv-light/bin/python", "dist/ropd-*.whl"]:
             pass  # and this
         case [

@@ -15,6 +15,7 @@ from http.client import RemoteDisconnected
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from algo.judge.group import Group, Rollout
@@ -140,6 +141,31 @@ def test_teacher_answers_differ_by_seed_by_choice_and_by_turn(post: Post) -> Non
     assert by_choice == by_seed
     assert said(ask_teacher(post, seed=1)[1]) == said(ask_teacher(post, seed=1)[1])
     assert all(is_correct(text, PROBLEM) for text in by_seed | by_turn)
+
+
+def test_the_responses_style_is_spoken_too(post: Post) -> None:
+    body = {"model": "arithmetic-teacher", "input": PROBLEM.messages, "seed": 0}
+    status, reply = post("/v1/responses", body)
+    assert status == 200
+    assert reply["output"][0]["content"][0]["text"] == said(ask_teacher(post, seed=0)[1])
+
+
+async def test_a_batch_is_answered(base_url: str) -> None:
+    asked = {"model": "arithmetic-teacher", "messages": PROBLEM.messages}
+    lines = [{"custom_id": str(n), "body": asked | {"seed": n}} for n in range(2)]
+    form = aiohttp.FormData({"purpose": "batch"})
+    form.add_field("file", "\n".join(map(json.dumps, lines)).encode(), filename="requests.jsonl")
+    async with aiohttp.ClientSession() as session:
+        async with session.post(f"{base_url}/files", data=form) as response:
+            file = (await response.json())["id"]
+        wanted = {"input_file_id": file, "endpoint": "/v1/chat/completions"}
+        async with session.post(f"{base_url}/batches", json=wanted) as response:
+            results = (await response.json())["output_file_id"]
+        async with session.get(f"{base_url}/files/{results}/content") as response:
+            replies = list(map(json.loads, (await response.text()).splitlines()))
+    texts = {said(reply["response"]["body"]) for reply in replies}
+    assert len(texts) == 2
+    assert all(is_correct(text, PROBLEM) for text in texts)
 
 
 def test_replies_count_tokens(post: Post) -> None:

@@ -100,7 +100,7 @@ async def test_a_dead_endpoint_is_an_outage_that_names_it(tmp_path: Path) -> Non
 
 
 async def test_an_endpoint_that_comes_back_costs_no_group(tmp_path: Path) -> None:
-    judge = FakeJudge(fault=lambda role, number: "500" if number < 12 else "")
+    judge = FakeJudge(fault=lambda role, number: "http_500" if number < 12 else "")
     limits = {"outage_s": 20.0}
     async with judge.serve() as url, pipeline_for(url, tmp_path, limits=limits) as pipeline:
         groups = [group(number) for number in range(8)]
@@ -139,7 +139,11 @@ async def test_an_endpoint_without_json_schema_is_asked_for_text(tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("rejection", "kind"),
-    [("400", FailureKind.TRANSPORT), ("400_filter", FailureKind.REFUSAL)],
+    [
+        ("http_400", FailureKind.TRANSPORT),
+        ("content_filter", FailureKind.REFUSAL),
+        ("context_overflow", FailureKind.CONTEXT_OVERFLOW),
+    ],
 )
 async def test_a_request_that_is_rejected_fails_its_group_and_keeps_the_schema(
     rejection: str, kind: FailureKind, tmp_path: Path
@@ -172,7 +176,7 @@ async def test_the_responses_style_is_judged_alike(tmp_path: Path) -> None:
 
 
 async def test_check_names_a_model_that_is_not_served(tmp_path: Path) -> None:
-    judge = FakeJudge(models=("another", "third"), fault=lambda role, number: "404")
+    judge = FakeJudge(models=("another", "third"), fault=lambda role, number: "http_404")
     async with judge.serve() as url, pipeline_for(url, tmp_path) as pipeline:
         with pytest.raises(ConfigurationError, match=r"another, third.*ROPD_\w+_MODEL"):
             await pipeline.check()

@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 
 from algo.data.fingerprint import prompt_fingerprint
 from algo.judge.journal import read_records
@@ -26,6 +24,7 @@ from algo.judge.record import FIRST_SCHEMA, JUDGEMENT_SCHEMA
 from algo.judge.replay import replay
 from algo.methods.registry import METHODS
 from algo.ropd.pipeline import Group, Rollout
+from algo.testing import FakeOpenAI, Reply, Request
 from tests.builders.judging import pipeline_for
 from tests.fakes.judge import blocks
 
@@ -41,18 +40,13 @@ class Playback:
         self._replies = json.loads((RECORDED / "replies.json").read_text())
         self._asked: Counter[str] = Counter()
 
-    async def answer(self, request: web.Request) -> web.Response:
-        body = await request.json()
-        shown = [
-            [label, text]
-            for label, text in blocks(body["messages"][0]["content"])
-            if label != "RUBRIC"
-        ]
+    def answer(self, request: Request) -> Reply:
+        prompt = request.messages[0]["content"]
+        shown = [[label, text] for label, text in blocks(prompt) if label != "RUBRIC"]
         key = hashlib.sha256(json.dumps(shown).encode()).hexdigest()
-        text, finish_reason = self._replies[key][self._asked[key]]
+        reply = Reply(*self._replies[key][self._asked[key]])
         self._asked[key] += 1
-        choice = {"message": {"content": text}, "finish_reason": finish_reason}
-        return web.json_response({"model": "fake", "choices": [choice]})
+        return reply
 
 
 def test_every_recorded_reward_replays_bit_for_bit() -> None:
@@ -71,10 +65,6 @@ def test_every_recorded_reward_replays_bit_for_bit() -> None:
 async def test_the_same_replies_give_the_same_record(
     record: dict[str, Any], tmp_path: Path
 ) -> None:
-    app = web.Application()
-    app.router.add_post("/v1/chat/completions", Playback().answer)
-    server = TestServer(app)
-    await server.start_server()
     messages = [{"role": "user", "content": record["question"]}]
     assert prompt_fingerprint(messages) == record["fingerprint"]
     rollouts = [Rollout(each["text"], each["finished"]) for each in record["rollouts"]]
@@ -82,13 +72,10 @@ async def test_the_same_replies_give_the_same_record(
         "rubric": {"mode": record["rubric_mode"]},
         "verification": {"mode": record["verification_mode"], "seed": record["shuffle_seed"]},
     }
-    try:
-        async with pipeline_for(str(server.make_url("/v1")), tmp_path, **node) as pipeline:
-            scored = await pipeline.score_group(
-                Group(record["uid"], messages, rollouts, record["step"])
-            )
-    finally:
-        await server.close()
+    group = Group(record["uid"], messages, rollouts, record["step"])
+    judge = FakeOpenAI(Playback().answer)
+    async with judge.serve() as url, pipeline_for(url, tmp_path, **node) as pipeline:
+        scored = await pipeline.score_group(group)
     assert list(scored.scores) == record["scores"]
     [now] = read_records(tmp_path)
     assert now["schema_version"] == JUDGEMENT_SCHEMA

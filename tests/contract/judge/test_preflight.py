@@ -14,7 +14,8 @@ from algo.judge.preflight import check_judge
 from algo.methods.registry import roles_of
 from algo.openai_env import resolve_roles
 from algo.ropd.settings import RopdSettings
-from tests.fakes.judge import FakeJudge
+from algo.testing import FakeOpenAI, Fault, FaultKind, Request
+from tests.fakes.judge import FakeJudge, Planned
 
 
 async def check(url: str, verifier: dict[str, Any] | None = None, **of_both: Any) -> None:
@@ -61,7 +62,7 @@ async def test_a_refused_request_names_the_setting_to_change(refused: str, said:
     async with FakeJudge(refuses=refused).serve() as url:
         with pytest.raises(ConfigurationError, match=said) as caught:
             await check(url, top_p=0.9, reasoning_effort="low", extra_body={"top_k": 20})
-    assert f'HTTP 400: {{"error": "Unsupported: \'{refused}\'"}}' in str(caught.value)
+    assert f'HTTP 400: {{"error": {{"message": "Unsupported: \'{refused}\'"' in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -84,39 +85,37 @@ async def test_only_acceptance_matters(reply: tuple[str, str], api: str) -> None
 
 async def test_a_limit_too_small_to_think_in_is_raised_to_the_runs_own() -> None:
     """OpenAI answers 400 where a reasoning model reached the limit before it said anything."""
-    limits: list[int] = []
+    message = "Could not finish the message because max_tokens was reached."
 
-    async def complete(request: web.Request) -> web.Response:
-        limits.append((await request.json())["max_tokens"])
-        if limits[-1] < 1000:
-            message = "Could not finish the message because max_tokens was reached."
-            return web.json_response({"error": {"message": message}}, status=400)
-        return web.json_response({"choices": [{"message": {"content": "yes"}}]})
+    def plan(request: Request) -> Fault | None:
+        too_small = request.body["max_tokens"] < 1000
+        return Fault(FaultKind.HTTP_400, message=message) if too_small else None
 
-    site = web.Application()
-    site.router.add_post("/v1/chat/completions", complete)
-    async with TestServer(site) as server:
-        await check(str(server.make_url("/v1")), temperature=None, max_tokens=5000)
-    assert limits == [16, 5000]
+    judge = FakeOpenAI(lambda request: "yes", plan)
+    async with judge.serve() as url:
+        await check(url, temperature=None, max_tokens=5000)
+    assert [body["max_tokens"] for body in judge.bodies] == [16, 5000]
 
 
 async def test_a_key_that_only_the_list_of_models_needs_not_is_asked_for_at_once() -> None:
-    judge = FakeJudge(fault=lambda role, number: "401")
+    judge = FakeJudge(fault=lambda role, number: "http_401")
     async with judge.serve() as url:
         with pytest.raises(ConfigurationError, match=r"refuses the key from K .*api_key_env"):
             await check(url, temperature=None)
     assert judge.requests == {"trial": 1}
 
 
-@pytest.mark.parametrize("fault", ["500", "429", "429_retry_after", "reset"])
-async def test_an_endpoint_that_is_busy_for_a_moment_is_waited_for(fault: str) -> None:
+@pytest.mark.parametrize(
+    "fault", ["http_500", "http_429", Fault(FaultKind.HTTP_429, 0.05), "drop"], ids=str
+)
+async def test_an_endpoint_that_is_busy_for_a_moment_is_waited_for(fault: Planned) -> None:
     async with FakeJudge(fault=lambda role, number: fault if number < 3 else "").serve() as url:
         await check(url)
 
 
-@pytest.mark.parametrize("fault", ["500", "429_long", "hang"])
+@pytest.mark.parametrize("fault", ["http_500", Fault(FaultKind.HTTP_429, 3600), "hang"], ids=str)
 async def test_one_that_stays_away_is_not_waited_for_long(
-    fault: str, monkeypatch: pytest.MonkeyPatch
+    fault: Planned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preflight, "TRIAL_PATIENCE_S", 0.3)
     async with FakeJudge(fault=lambda role, number: fault).serve() as url:

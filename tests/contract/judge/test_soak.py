@@ -16,21 +16,22 @@ from algo.errors import JudgeFailure
 from algo.judge.replay import replay
 from algo.methods.registry import METHODS
 from algo.ropd.pipeline import Engine
+from algo.testing import Fault, FaultKind
 from tests.builders.judging import group, pipeline_for, right_scores
-from tests.fakes.judge import FAULTS, FakeJudge
+from tests.fakes.judge import FAULTS, FakeJudge, Planned
 
 JUDGEMENTS = 20_000
 STEP = 500
-COSTLY = {"hang", "drip"}
+COSTLY = {FaultKind.HANG, FaultKind.DRIP}
 """Faults that only cost time; one in a hundred of the others is enough of them."""
 
 
-def fault(role: str, number: int) -> str:
+def fault(role: str, number: int) -> Planned:
     drawn = int.from_bytes(hashlib.sha256(f"soak {role} {number}".encode()).digest()[:8])
     if drawn % 20:
         return ""
     chosen = FAULTS[(drawn // 20) % len(FAULTS)]
-    return "500" if chosen in COSTLY and (drawn // 1000) % 100 else chosen
+    return Fault(FaultKind.HTTP_500) if chosen.kind in COSTLY and (drawn // 1000) % 100 else chosen
 
 
 def resident_mb() -> float:

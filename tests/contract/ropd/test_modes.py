@@ -20,9 +20,10 @@ from algo.ropd.probes import PROBES
 from algo.ropd.prompts import inert
 from algo.ropd.rubric import weighted_pass_rate
 from algo.teacher.teacher_index import TeacherAnswer
+from algo.testing import Fault, FaultKind
 from tests.builders.judging import FourTeachers, group, pipeline_for, right_scores
+from tests.builders.texts import hostile
 from tests.fakes.judge import FakeJudge, blocks, expected_rubric, expected_verdict
-from tests.unit.ropd.test_prompts import hostile
 
 LIVELY = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -186,7 +187,7 @@ async def test_concurrency_grows_to_what_the_judge_takes_and_settles_there(
     tmp_path: Path,
 ) -> None:
     judge = FakeJudge(delay_s=lambda role: 0.02)
-    judge.fault = lambda role, number: "429" if judge.in_flight > 12 else ""
+    judge.fault = lambda role, number: "http_429" if judge.in_flight > 12 else ""
     limits: dict[str, Any] = {"concurrency": 2, "max_concurrency": 64}
     async with judge.serve() as url, pipeline_for(url, tmp_path, limits=limits) as pipeline:
         groups = [group(number) for number in range(120)]
@@ -210,11 +211,11 @@ async def test_tokens_a_minute_are_charged_as_used(tmp_path: Path) -> None:
 async def test_waiting_for_an_endpoint_is_visible(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    judge = FakeJudge(fault=lambda role, number: "503" if number < 8 else "")
+    judge = FakeJudge(fault=lambda role, number: "http_503" if number < 8 else "")
     async with judge.serve() as url, pipeline_for(url, tmp_path) as pipeline:
         await asyncio.gather(*(pipeline.score_group(group(number)) for number in range(8)))
         metrics = pipeline.metrics()
-    assert "is down (transport: HTTP 503: broken): its requests wait" in caplog.text
+    assert "is down (transport: HTTP 503: planted fault): its requests wait" in caplog.text
     assert "answers again after" in caplog.text
     assert metrics["ropd/judge/down_s"] > 0.0
 
@@ -230,7 +231,7 @@ async def test_groups_near_their_end_go_first(tmp_path: Path) -> None:
 
 
 async def test_a_long_retry_after_is_bounded_by_the_deadline(tmp_path: Path) -> None:
-    judge = FakeJudge(fault=lambda role, number: "429_long")
+    judge = FakeJudge(fault=lambda role, number: Fault(FaultKind.HTTP_429, seconds=3600))
     limits: dict[str, Any] = {"stage_deadline_s": 0.5, "outage_s": 60.0, "breaker_failures": 100}
     async with judge.serve() as url, pipeline_for(url, tmp_path, limits=limits) as pipeline:
         started = time.monotonic()
@@ -241,7 +242,7 @@ async def test_a_long_retry_after_is_bounded_by_the_deadline(tmp_path: Path) -> 
 
 
 async def test_running_out_of_time_says_nothing_about_the_endpoint(tmp_path: Path) -> None:
-    faults = ["500"] * 4 + ["hang"] + ["500"] * 100
+    faults = ["http_500"] * 4 + ["hang"] + ["http_500"] * 100
     judge = FakeJudge(fault=lambda role, number: faults[number])
     limits: dict[str, Any] = {
         "stage_deadline_s": 0.3,
@@ -330,7 +331,7 @@ async def test_a_probe_that_scores_high_warns_or_stops(
 async def test_groups_that_are_given_up_midway_leave_nothing_behind(tmp_path: Path) -> None:
     judge = FakeJudge(
         delay_s=lambda role: 0.01,
-        fault=lambda role, number: ("500", "429", "hang", "", "", "", "")[number % 7],
+        fault=lambda role, number: ("http_500", "http_429", "hang", "", "", "", "")[number % 7],
     )
     limits: dict[str, Any] = {"concurrency": 4, "max_concurrency": 4}
     role = {"timeout_s": 0.3}

@@ -6,11 +6,9 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,41 +18,9 @@ from algo.data.fingerprint import prompt_fingerprint
 from algo.data.prompt_file import distinct_prompts
 from algo.teacher.coverage import missing_answers
 from algo.teacher.teacher_index import AnswerStatus, TeacherIndex
-from tests.fakes.teacher_endpoint import TeacherEndpoint, serving
-
-ROOT = Path(__file__).resolve().parents[3]
-
-
-def write_prompts(path: Path, texts: Sequence[str]) -> Path:
-    rows = [{"prompt": [{"role": "user", "content": text}], "data_source": "x"} for text in texts]
-    pq.write_table(pa.Table.from_pylist(rows), path)
-    return path
-
-
-def command(endpoint: TeacherEndpoint, data: Path, out: Path, *extra: str) -> list[str]:
-    return [
-        *(sys.executable, "-m", "algo.cli", "teacher", "build"),
-        *("--data", str(data), "--out", str(out), "--model", "mock", "--temperature", "0.7"),
-        *("--base-url", endpoint.base_url, *extra),
-    ]
-
-
-def environment() -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("OPENAI_", "ROPD_"))}
-    return kept | {"PYTHONPATH": str(ROOT), "NO_COLOR": "1", "TEACHER_KEY": "secret-key"}
-
-
-def build(
-    endpoint: TeacherEndpoint, data: Path, out: Path, *extra: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(endpoint, data, out, *extra),
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+from algo.testing import Fault, FaultKind, Reply, Request
+from tests.builders.teaching import build, command, environment, write_prompts
+from tests.fakes.teacher import teacher
 
 
 def fingerprint(text: str) -> str:
@@ -68,7 +34,7 @@ def data(tmp_path: Path) -> Path:
 
 def test_every_prompt_gets_its_answers_once(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "index"
-    with serving(TeacherEndpoint()) as endpoint:
+    with teacher() as endpoint:
         first = build(endpoint, data, out)
         again = build(endpoint, data, out)
     assert (first.returncode, again.returncode) == (0, 0), first.stderr + again.stderr
@@ -84,7 +50,7 @@ def test_every_prompt_gets_its_answers_once(data: Path, tmp_path: Path) -> None:
 
 def test_prompts_with_some_answers_are_topped_up(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "index"
-    with serving(TeacherEndpoint()) as endpoint:
+    with teacher() as endpoint:
         build(endpoint, data, out, "--answers", "1", "--limit", "2")
         assert endpoint.asked == {"a": 1, "b": 1}
         build(endpoint, data, out, "--answers", "3")
@@ -92,16 +58,15 @@ def test_prompts_with_some_answers_are_topped_up(data: Path, tmp_path: Path) -> 
 
 
 def test_truncated_refused_and_empty_answers_are_kept_apart(data: Path, tmp_path: Path) -> None:
-    def answer(body: dict[str, Any], before: int) -> tuple[str, str]:
-        prompt = body["messages"][-1]["content"]
-        if prompt == "a":
-            return ("cut", "length") if before == 0 else ("whole", "stop")
-        if prompt == "b":
-            return ("no", "content_filter")
-        return ("<think>endless", "stop") if before == 0 else ("<think>x</think>fine", "stop")
+    def answer(request: Request) -> Reply:
+        if request.question == "a":
+            return Reply("cut", "length") if request.before == 0 else Reply("whole")
+        if request.question == "b":
+            return Reply("no", "content_filter")
+        return Reply("<think>endless" if request.before == 0 else "<think>x</think>fine")
 
     out = tmp_path / "index"
-    with serving(TeacherEndpoint(answer)) as endpoint:
+    with teacher(answer) as endpoint:
         result = build(endpoint, data, out, "--answers", "1", "--retries", "2")
         assert result.returncode == 1
         assert "1 prompts gave more than 2" in result.stderr
@@ -116,11 +81,11 @@ def test_truncated_refused_and_empty_answers_are_kept_apart(data: Path, tmp_path
 
 
 def test_a_larger_token_limit_is_a_new_chance(data: Path, tmp_path: Path) -> None:
-    def answer(body: dict[str, Any], before: int) -> tuple[str, str]:
-        return ("x", "stop") if body["max_tokens"] > 100 else ("x", "length")
+    def answer(request: Request) -> Reply:
+        return Reply("x", "stop" if request.body["max_tokens"] > 100 else "length")
 
     out = tmp_path / "index"
-    with serving(TeacherEndpoint(answer)) as endpoint:
+    with teacher(answer) as endpoint:
         small = build(endpoint, data, out, "--max-tokens", "100", "--retries", "0")
         large = build(endpoint, data, out, "--max-tokens", "200", "--retries", "0")
     assert (small.returncode, large.returncode) == (1, 0)
@@ -129,11 +94,11 @@ def test_a_larger_token_limit_is_a_new_chance(data: Path, tmp_path: Path) -> Non
 def test_rejected_requests_name_the_reason_and_the_rest_is_built(
     data: Path, tmp_path: Path
 ) -> None:
-    def answer(body: dict[str, Any], before: int) -> tuple[str, str]:
-        bad = body["messages"][-1]["content"] == "b"
-        return ("prompt is too long", "400") if bad else ("x", "stop")
+    def plan(request: Request) -> Fault | None:
+        bad = request.question == "b"
+        return Fault(FaultKind.HTTP_400, message="prompt is too long") if bad else None
 
-    with serving(TeacherEndpoint(answer)) as endpoint:
+    with teacher(plan=plan) as endpoint:
         result = build(endpoint, data, tmp_path / "index", "--answers", "2")
     assert result.returncode == 1
     assert "2 answers are missing" in result.stderr
@@ -142,7 +107,7 @@ def test_rejected_requests_name_the_reason_and_the_rest_is_built(
 
 
 def test_seed_system_and_key_reach_the_teacher(data: Path, tmp_path: Path) -> None:
-    with serving(TeacherEndpoint()) as endpoint:
+    with teacher() as endpoint:
         build(
             endpoint, data, tmp_path / "i", "--seed", "7", "--system", "Be brief.", "--limit", "1"
         )
@@ -160,14 +125,14 @@ def test_nulls_that_arrow_adds_are_not_sent(tmp_path: Path) -> None:
     ]
     data = tmp_path / "train.parquet"
     pq.write_table(pa.Table.from_pylist([{"prompt": chat} for chat in chats]), data)
-    with serving(TeacherEndpoint()) as endpoint:
+    with teacher() as endpoint:
         build(endpoint, data, tmp_path / "i", "--answers", "1")
     assert [body["messages"] for body in endpoint.bodies] == chats
 
 
 def test_another_teacher_is_not_mixed_in(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "index"
-    with serving(TeacherEndpoint()) as endpoint:
+    with teacher() as endpoint:
         build(endpoint, data, out, "--answers", "1")
         result = build(endpoint, data, out, "--system", "Think.")
     assert result.returncode == 1
@@ -177,7 +142,7 @@ def test_another_teacher_is_not_mixed_in(data: Path, tmp_path: Path) -> None:
 
 
 def test_unreachable_teacher_stops_with_one_line(data: Path, tmp_path: Path) -> None:
-    with serving(TeacherEndpoint()) as endpoint:
+    with teacher() as endpoint:
         pass
     result = build(endpoint, data, tmp_path / "index", "--outage", "1")
     assert result.returncode == 1
@@ -186,7 +151,7 @@ def test_unreachable_teacher_stops_with_one_line(data: Path, tmp_path: Path) -> 
 
 
 def test_missing_key_names_the_variable_and_the_flags(data: Path, tmp_path: Path) -> None:
-    with serving(TeacherEndpoint()) as endpoint:
+    with teacher() as endpoint:
         result = build(endpoint, data, tmp_path / "i", "--api-key-env", "NOT_THERE")
     assert result.returncode == 1
     assert result.stderr.startswith("ropd: NOT_THERE is not set")
@@ -195,7 +160,7 @@ def test_missing_key_names_the_variable_and_the_flags(data: Path, tmp_path: Path
 
 @pytest.mark.parametrize("host", ["eu.api.openai.com/v1", "x.openai.azure.com/openai/v1"])
 def test_openai_and_azure_want_a_key_unasked(host: str, data: Path, tmp_path: Path) -> None:
-    with serving(TeacherEndpoint()) as endpoint:
+    with teacher() as endpoint:
         result = build(endpoint, data, tmp_path / "i", "--base-url", f"https://{host}")
     assert result.returncode == 1
     assert result.stderr.startswith("ropd: OPENAI_API_KEY is not set")
@@ -204,7 +169,7 @@ def test_openai_and_azure_want_a_key_unasked(host: str, data: Path, tmp_path: Pa
 
 def test_second_builder_refuses(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "index"
-    with serving(TeacherEndpoint(latency_s=20.0)) as endpoint:
+    with teacher(latency_s=20.0) as endpoint:
         first = subprocess.Popen(command(endpoint, data, out), env=environment())
         try:
             wait_for(lambda: endpoint.in_flight > 0)
@@ -220,7 +185,7 @@ def test_budget_in_tokens_stops_before_it_and_goes_on_later(data: Path, tmp_path
     out = tmp_path / "index"
     # Room for 3 requests at most tokens, and for 5 of the size that they turn out to have.
     budget = ("--concurrency", "64", "--max-tokens", "50", "--budget-tokens", "170")
-    with serving(TeacherEndpoint(latency_s=0.2)) as endpoint:
+    with teacher(latency_s=0.2) as endpoint:
         result = build(endpoint, data, out, *budget)
         assert result.returncode == 1
         assert "the budget is used up" in result.stderr
@@ -232,7 +197,7 @@ def test_budget_in_tokens_stops_before_it_and_goes_on_later(data: Path, tmp_path
 
 def test_budget_in_money_needs_prices_and_holds(data: Path, tmp_path: Path) -> None:
     prices = ("--price-input", "1000", "--price-output", "1000", "--max-tokens", "50")
-    with serving(TeacherEndpoint()) as endpoint:
+    with teacher() as endpoint:
         unpriced = build(endpoint, data, tmp_path / "a", "--budget", "1")
         assert "--price-input" in unpriced.stderr
         build(endpoint, data, tmp_path / "b", "--budget", "0.1", "--concurrency", "1", *prices)
@@ -240,8 +205,7 @@ def test_budget_in_money_needs_prices_and_holds(data: Path, tmp_path: Path) -> N
 
 
 def test_budget_without_reported_tokens_is_refused(data: Path, tmp_path: Path) -> None:
-    silent = TeacherEndpoint(usage=None)
-    with serving(silent) as endpoint:
+    with teacher(usage=None) as endpoint:
         budget = ("--budget-tokens", "99999", "--concurrency", "2")
         result = build(endpoint, data, tmp_path / "i", *budget)
     assert "does not report the tokens" in result.stderr
@@ -250,7 +214,7 @@ def test_budget_without_reported_tokens_is_refused(data: Path, tmp_path: Path) -
 def test_dry_run_counts_prices_and_writes_nothing(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "index"
     prices = ("--price-output", "100", "--max-tokens", "1000", "--dry-run")
-    with serving(TeacherEndpoint()) as endpoint:
+    with teacher() as endpoint:
         before = build(endpoint, data, out, *prices)
         assert not out.exists()
         build(endpoint, data, out, "--limit", "1")
@@ -263,8 +227,7 @@ def test_dry_run_counts_prices_and_writes_nothing(data: Path, tmp_path: Path) ->
 
 
 def test_repetition_is_warned_of_and_counted(data: Path, tmp_path: Path) -> None:
-    repeating = TeacherEndpoint(lambda body, before: ("always the same", "stop"))
-    with serving(repeating) as endpoint:
+    with teacher(lambda request: "always the same") as endpoint:
         cold = build(endpoint, data, tmp_path / "a", "--temperature", "0")
         seeded = build(endpoint, data, tmp_path / "b", "--temperature", "0", "--seed", "1")
     assert "at temperature 0 a teacher repeats itself" in cold.stderr
@@ -277,7 +240,7 @@ def test_interrupt_waits_for_the_requests_in_flight(
     data: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     out = tmp_path / "index"
-    with serving(TeacherEndpoint(latency_s=1.0)) as endpoint:
+    with teacher(latency_s=1.0) as endpoint:
         words = command(endpoint, data, out, "--concurrency", "3")
         process = subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True)
         wait_for(lambda: endpoint.in_flight == 3)
@@ -296,7 +259,7 @@ def test_full_disk_ends_the_build_and_loses_nothing(data: Path, tmp_path: Path) 
     limited = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
     limited += "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); "
     limited += "from algo.cli import main; main()"
-    with serving(TeacherEndpoint()) as endpoint:
+    with teacher() as endpoint:
         words = command(endpoint, data, out, "--concurrency", "1")
         words[1:3] = ["-c", limited]
         result = subprocess.run(
@@ -313,7 +276,7 @@ def test_full_disk_ends_the_build_and_loses_nothing(data: Path, tmp_path: Path) 
 
 
 def test_index_that_cannot_be_written_is_named(data: Path, tmp_path: Path) -> None:
-    with serving(TeacherEndpoint()) as endpoint:
+    with teacher() as endpoint:
         result = build(endpoint, data, tmp_path)
     assert result.returncode == 1
     assert f"cannot write teacher index {tmp_path}" in result.stderr
@@ -328,7 +291,7 @@ def test_twenty_kills_lose_nothing_and_ask_little_again(tmp_path: Path) -> None:
     out = tmp_path / "index"
     rng = random.Random(7)
     extra = ("--concurrency", str(in_flight))
-    with serving(TeacherEndpoint(latency_s=0.1)) as endpoint:
+    with teacher(latency_s=0.1) as endpoint:
         for _ in range(kills):
             before = sum(endpoint.asked.values())
             process = subprocess.Popen(

@@ -18,10 +18,10 @@ from algo.teacher.build import BuildReport, Order, Permission, teacher_of
 from algo.teacher.build_batch import BatchLimits, Ledger, build_by_batch
 from algo.teacher.teacher_index import AnswerStatus, TeacherIndex
 from algo.teacher.writer import TeacherIndexWriter
-from tests.contract.teacher.test_build import build as run_command
-from tests.contract.teacher.test_build import write_prompts
-from tests.fakes.batch_endpoint import BatchEndpoint, reply
-from tests.fakes.teacher_endpoint import serving
+from algo.testing import Batches, FakeOpenAI, FaultKind, Reply, Request
+from tests.builders.teaching import build as run_command
+from tests.builders.teaching import write_prompts
+from tests.fakes.teacher import teacher
 
 LIMITS = BatchLimits(requests=4, poll_s=0.01)
 
@@ -59,7 +59,7 @@ def prompts(count: int) -> list[PromptRow]:
 
 
 def build(
-    server: BatchEndpoint,
+    server: FakeOpenAI,
     out: Path,
     crash_at: int | None = None,
     limits: BatchLimits = LIMITS,
@@ -79,14 +79,14 @@ def build(
 
 
 def test_batches_fill_the_index(tmp_path: Path) -> None:
-    with serving(BatchEndpoint()) as server:
+    with teacher(batches=Batches(page=2)) as server:
         report = build(server, tmp_path / "i", seed=7)
         assert (report.wanted, report.missing) == (10, 0)
-        assert len(server.batches) == 3
-        assert server.billed == {f"q{i}": 2 for i in range(5)}
+        assert len(server.batches.batches) == 3
+        assert server.asked == {f"q{i}": 2 for i in range(5)}
         assert build(server, tmp_path / "i", seed=7).wanted == 0
-    assert {line["url"] for line in server.lines} == {"/v1/chat/completions"}
-    assert max(len(line["custom_id"]) for line in server.lines) <= 64
+    assert {line["url"] for line in server.batches.lines} == {"/v1/chat/completions"}
+    assert max(len(line["custom_id"]) for line in server.batches.lines) <= 64
     with TeacherIndex.open(tmp_path / "i") as index:
         answers = index.answers(prompts(1)[0].fingerprint, 2)
         assert [a.sampling for a in answers] == [
@@ -99,18 +99,18 @@ def test_batches_fill_the_index(tmp_path: Path) -> None:
 @pytest.mark.parametrize("crash_at", range(1, 16))
 def test_a_build_cut_off_after_any_call_bills_nothing_twice(tmp_path: Path, crash_at: int) -> None:
     out = tmp_path / "i"
-    with serving(BatchEndpoint()) as server:
+    with teacher(batches=Batches(page=2)) as server:
         with pytest.raises(Crash):
             build(server, out, crash_at)
         assert build(server, out).missing == 0
-        assert server.billed == {f"q{i}": 2 for i in range(5)}
+        assert server.asked == {f"q{i}": 2 for i in range(5)}
     with TeacherIndex.open(out) as index:
         assert len(index) == 10
 
 
 def test_results_half_stored_are_completed(tmp_path: Path) -> None:
     out = tmp_path / "i"
-    with serving(BatchEndpoint()) as server:
+    with teacher(batches=Batches(page=2)) as server:
         build(server, out)
         owed = Ledger(out)
         lines = owed.path.read_bytes().splitlines(keepends=True)
@@ -118,65 +118,74 @@ def test_results_half_stored_are_completed(tmp_path: Path) -> None:
         lines = out.read_bytes().splitlines(keepends=True)
         out.write_bytes(b"".join(lines[:-1]) + lines[-1][:30])
         assert build(server, out).missing == 0
-        assert sum(server.billed.values()) == 10
+        assert sum(server.asked.values()) == 10
     with TeacherIndex.open(out) as index:
         assert len(index) == 10
 
 
 def test_rejected_answers_and_failed_requests_are_asked_again_within_bounds(tmp_path: Path) -> None:
-    def result(body: dict[str, Any], before: int) -> dict[str, Any]:
-        prompt = body["messages"][-1]["content"]
-        if prompt == "q0":
-            return reply("cut", "length")
-        if prompt == "q1" and before == 0:
-            return {"status_code": 500, "body": {"error": "busy"}}
-        return reply("fine")
+    def answer(request: Request) -> Reply:
+        return Reply("cut", "length") if request.question == "q0" else Reply("fine")
 
-    with serving(BatchEndpoint(result)) as server:
+    def plan(request: Request) -> FaultKind | None:
+        busy = request.question == "q1" and request.before == 0
+        return FaultKind.HTTP_500 if busy else None
+
+    with teacher(answer, plan=plan) as server:
         report = build(server, tmp_path / "i", answers=1, retries=1)
-    assert server.billed == {"q0": 2, "q1": 2, "q2": 1, "q3": 1, "q4": 1}
+    assert server.asked == {"q0": 2, "q1": 2, "q2": 1, "q3": 1, "q4": 1}
     assert report.stored == {AnswerStatus.USABLE: 4, AnswerStatus.TRUNCATED: 2}
     assert report.failures == {"batch request": 1}
     assert report.missing == 1
 
 
 def test_failed_batch_is_reported(tmp_path: Path) -> None:
-    with serving(BatchEndpoint(status="failed")) as server:
+    with teacher(batches=Batches(status="failed")) as server:
         report = build(server, tmp_path / "i", answers=1, retries=0)
     assert report.missing == 5
     assert "batch_1 failed" in report.last_failure
 
 
+def test_a_request_that_its_batch_left_without_a_response_is_asked_again(tmp_path: Path) -> None:
+    def plan(request: Request) -> FaultKind | None:
+        lost = request.question == "q1" and request.before == 0
+        return FaultKind.DROP if lost else None
+
+    with teacher(plan=plan) as server:
+        report = build(server, tmp_path / "i", answers=1)
+    assert server.asked == {"q0": 1, "q1": 2, "q2": 1, "q3": 1, "q4": 1}
+    assert report.failures == {"batch request": 1}
+    assert report.missing == 0
+
+
 def test_results_that_cannot_be_read_are_counted_and_asked_again(tmp_path: Path) -> None:
-    server = BatchEndpoint()
-    keep = server._keep
+    class Damaging(Batches):
+        def store(self, content: bytes) -> str:
+            if b'"response"' in content and not self.batches:
+                content = b"half a line\n" + content.partition(b"\n")[2]
+            return super().store(content)
 
-    def damaged(content: bytes) -> str:
-        first = b'"response"' in content and not server.batches
-        return keep(b"half a line\n" + content.partition(b"\n")[2] if first else content)
-
-    server._keep = damaged  # type: ignore[method-assign]
-    with serving(server):
+    with teacher(batches=Damaging()) as server:
         report = build(server, tmp_path / "i", answers=1, limits=BatchLimits(poll_s=0.01))
     assert report.failures == {"batch request": 1}
     assert "half a line" in report.last_failure
     assert report.missing == 0
-    assert sum(server.billed.values()) == 6
+    assert sum(server.asked.values()) == 6
 
 
 def test_a_batch_that_takes_too_long_is_left_and_collected_later(tmp_path: Path) -> None:
     out = tmp_path / "i"
     impatient = BatchLimits(wait_s=0.0)
-    with serving(BatchEndpoint()) as server:
+    with teacher(batches=Batches(page=2)) as server:
         report = build(server, out, limits=impatient)
         assert "still in_progress" in report.stopped
         report = build(server, out)
         assert report.missing == 0
-        assert sum(server.billed.values()) == 10
+        assert sum(server.asked.values()) == 10
 
 
 def test_an_endpoint_without_batches_is_named(tmp_path: Path) -> None:
-    with serving(BatchEndpoint()) as server:
+    with teacher(batches=Batches(page=2)) as server:
         server.base_url += "/elsewhere"
         with pytest.raises(JudgeOutage, match="POST /files: HTTP 404"):
             build(server, tmp_path / "i")
@@ -184,9 +193,9 @@ def test_an_endpoint_without_batches_is_named(tmp_path: Path) -> None:
 
 def test_the_command_builds_by_batch(tmp_path: Path) -> None:
     data = write_prompts(tmp_path / "train.parquet", ["a", "b"])
-    with serving(BatchEndpoint()) as server:
+    with teacher(batches=Batches(page=2)) as server:
         options = ("--backend", "batch", "--poll", "0.1", "--answers", "3")
-        result = run_command(server, data, tmp_path / "i", *options)  # type: ignore[arg-type]
+        result = run_command(server, data, tmp_path / "i", *options)
     assert result.returncode == 0, result.stderr
     assert "sent batch batch_0: 6 requests" in result.stderr
     assert "stored: 6 usable" in result.stdout

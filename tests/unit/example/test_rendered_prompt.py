@@ -16,7 +16,6 @@ from algo.ropd.settings import RopdSettings
 from examples.arithmetic.rendered_prompt import (
     RUBRIC_SCHEMA,
     VERDICT_SCHEMA,
-    message_text,
     read_prompt,
     rubric_sentences,
 )
@@ -82,9 +81,3 @@ def test_a_prompt_without_blocks_is_empty() -> None:
 def test_rubrics_of_another_shape_are_not_read() -> None:
     for rubric in ("", "{}", "[1]", '[{"criterion_id": "c1"}]', "[[]]", "null"):
         assert rubric_sentences(rubric) in (None, [])
-
-
-def test_text_parts_of_messages_are_joined() -> None:
-    parts = [{"type": "image_url"}, {"type": "text", "text": "there"}]
-    messages = [{"role": "system", "content": "hello"}, {"role": "user", "content": parts}, {}]
-    assert message_text(messages) == "hello\n\nthere\n\n"

@@ -1,9 +1,8 @@
-"""The journal: durable, whole, rotated, one writer; and the replay of what it holds."""
+"""The journal: durable, whole, rotated, one writer."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import subprocess
 import sys
@@ -12,13 +11,8 @@ from typing import Any
 
 import pytest
 
-from algo.analysis.agreement import agreement, cohens_kappa, spearman
 from algo.errors import JournalError
 from algo.judge.journal import Journal, journal_files, read_records
-from algo.judge.replay import replay, replay_record
-from algo.methods.registry import METHODS
-from algo.ropd.rejudge import Comparison
-from tests.unit.ropd.test_rubric import rubric_of
 
 
 async def write(folder: Path, *records: dict[str, Any], rotate_bytes: int = 1 << 20) -> None:
@@ -191,85 +185,3 @@ def test_a_killed_writer_leaves_no_torn_record_and_loses_none_that_was_used(
     assert used <= set(kept)
     assert len(kept) == len(set(kept))
     assert len(journal_files(tmp_path)) > 1
-
-
-def judged_record() -> dict[str, Any]:
-    criterion = {"category": "a", "criterion": "b"}
-    text_hash = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"  # "x"
-    rollout = {"text": "x", "sha256": text_hash, "finished": True}
-    return {
-        "schema_version": "ropd.judgement.v1",
-        "judgement_id": "j",
-        "uid": "u",
-        "status": "judged",
-        "rollouts": [rollout, rollout, rollout],
-        "panels": [
-            {
-                "rubric": [
-                    {**criterion, "criterion_id": f"c{k}", "points": k} for k in range(1, 4)
-                ],
-                "students": [0, 2],
-                "order": [2, 0, 1],
-                "teacher_verdicts": [[True, True, False]],
-                "student_verdicts": [[True, False, False], [False, True, True]],
-            }
-        ],
-        "scores": [1 / 6, 0.0, 5 / 6],
-        "teacher_scores": [0.5],
-    }
-
-
-def test_replay_recomputes_the_very_bits() -> None:
-    replayed = replay_record(json.loads(json.dumps(judged_record())), METHODS)
-    assert replayed.scores == (1 / 6, 0.0, 5 / 6)
-    assert replayed.exact
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("scores", [1 / 6 + 1e-16, 0.0, 5 / 6]), ("teacher_scores", [0.4])],
-)
-def test_replay_notices_a_reward_that_the_booleans_do_not_give(key: str, value: Any) -> None:
-    assert not replay_record({**judged_record(), key: value}, METHODS).exact
-
-
-def test_replay_notices_a_text_that_was_changed() -> None:
-    record = judged_record()
-    record["rollouts"][1] = {**record["rollouts"][1], "text": "y"}
-    assert not replay_record(record, METHODS).exact
-
-
-async def test_replay_passes_over_failed_groups(tmp_path: Path) -> None:
-    failed = {"schema_version": "ropd.judgement.v1", "status": "failed"}
-    await write(tmp_path, judged_record(), failed)
-    assert [each.judgement_id for each in replay(tmp_path, METHODS)] == ["j"]
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    with pytest.raises(JournalError, match="no journal"):
-        list(replay(empty, METHODS))
-    with pytest.raises(JournalError, match="elsewhere"):
-        list(replay(tmp_path / "elsewhere", METHODS))
-
-
-def test_agreement_of_two_judges() -> None:
-    rubric = rubric_of(1, 1)
-    before = ((True, True), (True, False), (False, False))
-    same = agreement([Comparison(rubric, before, before)])
-    assert (same.per_criterion, same.kappa, same.per_answer) == (1.0, 1.0, 1.0)
-    assert same.rank_correlation == pytest.approx(1.0)
-    other = agreement([Comparison(rubric, before, before[::-1])])
-    assert other.per_criterion == pytest.approx(2 / 6)
-    assert other.per_answer == pytest.approx(1 / 3)
-    assert other.rank_correlation == pytest.approx(-1.0)
-    assert (other.groups, other.answers, other.decisions) == (1, 3, 6)
-    none = agreement([])
-    assert none.per_criterion is none.kappa is none.rank_correlation is None
-
-
-def test_kappa_and_rank_correlation_against_known_values() -> None:
-    table = [(True, True)] * 20 + [(True, False)] * 5 + [(False, True)] * 10 + [(False, False)] * 15
-    assert cohens_kappa(table) == pytest.approx(0.4)
-    assert cohens_kappa([(True, True)] * 3) is None
-    assert spearman([(1, 2), (2, 1), (3, 4), (4, 3)]) == pytest.approx(0.6)
-    assert spearman([(1, 1), (1, 2), (2, 3)]) == pytest.approx(3**0.5 / 2)
-    assert spearman([(1, 1), (1, 2)]) is None

@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 from algo.judge.extraction import InvalidReply
 from algo.judge.method import student_scores, teacher_scores
 from algo.ropd.rubric import (
-    Criterion,
-    Rubric,
     parse_rubric,
     parse_verdicts,
     rubric_json_schema,
@@ -22,17 +20,9 @@ from algo.ropd.rubric import (
     weighted_pass_rate,
 )
 from algo.ropd.scoring import Pool, RubricPanel, shuffle_key, shuffle_order
+from tests.builders.rubrics import rubric_of
 
 RANGE = (4, 12)
-
-
-def rubric_of(*points: int) -> Rubric:
-    return Rubric(
-        criteria=tuple(
-            Criterion(criterion_id=f"c{k}", category="Task Completion", criterion="x", points=worth)
-            for k, worth in enumerate(points, start=1)
-        )
-    )
 
 
 def rubric_reply(count: int = 4) -> dict[str, Any]:

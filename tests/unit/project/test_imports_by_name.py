@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2] / "algo"
+ROOT = Path(__file__).parents[3] / "algo"
 BY_NAME = {"__import__", "exec_module", "find_loader", "import_module", "importlib", "run_module"}
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from algo.errors import ConfigurationError
 from algo.runs.configuration import override, recorded_config
-from tests.contract.finished_run import write_run
+from tests.builders.finished_run import write_run
 
 TRAINER = ("verl", "ray", "torch", "transformers", "vllm")
 # On an idle core the report takes 0.8 s; a timing belongs to benchmarks, a runaway here.

@@ -23,12 +23,12 @@ from examples.arithmetic.impairments import Impairments
 from examples.arithmetic.judge_process import running_judge
 from examples.arithmetic.problems import Problem
 from examples.arithmetic.solutions import solve
-from tests.contract.finished_run import write_run
+from tests.builders.finished_run import write_run
 
 # The first test builds and installs; a cold cache fetches the core dependencies.
 pytestmark = pytest.mark.timeout(300)
 SET_UP_LIMIT_S = 280
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # uv and its sources as the set-up of the repository finds them.
 SET_UP = """
 set -euo pipefail

@@ -1,0 +1,84 @@
+"""Checks of the judge: what it is asked before a run, and who can reach it."""
+
+from __future__ import annotations
+
+import pytest
+
+from algo.errors import ConfigurationError
+from algo.judge import preflight
+from ropd_verl.checks import judge
+from ropd_verl.checks.finding import Level, Subject
+from tests.builders.checking import levels, subject
+from tests.fakes.judge import FakeJudge
+
+
+def asking(url: str, *overrides: str, **values: object) -> Subject:
+    """A configuration whose both roles are at `url`."""
+    keys = {"base_url": f"'{url}'", "model": "fake", "api_key_env": "null", **values}
+    roles = ("rubricator", "verifier")
+    judges = (f"ropd.judge.{r}.{k}={v}" for r in roles for k, v in keys.items())
+    return subject(*overrides, *judges)
+
+
+@pytest.mark.parametrize(("takes_schema", "level"), [(True, Level.OK), (False, Level.NOTE)])
+async def test_structured_output_is_tried_with_each_role(takes_schema: bool, level: Level) -> None:
+    fake = FakeJudge(json_schema=takes_schema)
+    async with fake.serve() as url:
+        found = await judge._ask_each_role(asking(url).settings, {})
+    assert levels(found) == [level, level]
+    asked = ["response_format" in body for body in fake.bodies]
+    assert (asked.count(True), asked.count(False)) == (2, 0 if takes_schema else 2)
+    assert {body["max_tokens"] for body in fake.bodies} == {4096, 8192}  # as in the run
+
+
+@pytest.mark.parametrize(
+    ("refused", "said"),
+    [
+        ("temperature", r"\.temperature=null leaves temperature out"),
+        ("max_tokens", r"\.max_tokens_key is the name"),
+    ],
+)
+async def test_the_schema_is_not_blamed_for_what_else_is_refused(refused: str, said: str) -> None:
+    async with FakeJudge(refuses=refused).serve() as url:
+        with pytest.raises(ConfigurationError, match=said) as caught:
+            await judge._ask_each_role(asking(url).settings, {})
+    assert "schema" not in str(caught.value)
+
+
+async def test_a_schema_that_is_refused_for_no_reason_given_is_a_warning() -> None:
+    def fault(role: str, number: int) -> str:
+        return "http_400" if "response_format" in fake.bodies[-1] else ""
+
+    fake = FakeJudge(fault=fault)
+    async with fake.serve() as url:
+        found = await judge._ask_each_role(asking(url).settings, {})
+    assert levels(found) == [Level.WARNING] * 2
+    assert found[1].fix == "set ropd.judge.verifier.structured=text"
+
+
+async def test_a_judge_that_insists_on_a_schema_must_have_it() -> None:
+    async with FakeJudge(json_schema=False).serve() as url:
+        with pytest.raises(ConfigurationError, match=r"structured=json_schema insists"):
+            await judge._ask_each_role(asking(url, structured="json_schema").settings, {})
+
+
+async def test_silence_is_not_taken_for_a_refused_schema(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "TRIAL_PATIENCE_S", 0.3)
+    async with FakeJudge(fault=lambda role, number: "hang").serve() as url:
+        found = await judge._ask_each_role(asking(url).settings, {})
+    assert levels(found) == [Level.WARNING] * 2
+    assert "timeout_s" in found[0].fix
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.1.1", "localhost", "[::1]"])
+def test_a_judge_on_this_machine_serves_no_run_on_several_nodes(host: str) -> None:
+    url = f"http://{host}:8000/v1"
+    with pytest.raises(ConfigurationError, match=r"another machine on each of 2 nodes: set ropd"):
+        list(judge.address(asking(url, "hardware=multinode")))
+    assert list(judge.address(asking(url))) == []
+
+
+@pytest.mark.parametrize("host", ["10.0.0.7", "judge.cluster", "[fd00::7]"])
+def test_a_judge_that_every_node_reaches_does(host: str) -> None:
+    found = judge.address(asking(f"http://{host}:8000/v1", "hardware=multinode"))
+    assert levels(found) == [Level.OK]
