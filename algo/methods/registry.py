@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
 from algo.errors import ConfigurationError
 from algo.judge.engine import Engine, open_engine
 from algo.judge.method import Method, TeacherAnswers
-from algo.llm.settings import RoleSettings
+from algo.llm.settings import RoleSettings, validated
 from algo.ropd.pipeline import Ropd
-from algo.ropd.settings import RopdSettings, one_line
+from algo.ropd.settings import RopdSettings
 
 METHODS: dict[str, type[Method[RopdSettings]]] = {
     method.name: method
@@ -43,11 +41,7 @@ def method_of(settings: RopdSettings) -> type[Method[RopdSettings]]:
 
 def check_method(settings: RopdSettings) -> None:
     """Raise `ConfigurationError` unless the method exists and takes the options beside its name."""
-    method = method_of(settings)
-    try:
-        method.options.model_validate(settings.method.model_extra or {})
-    except ValidationError as error:
-        raise ConfigurationError(one_line(error, "ropd.method")) from None
+    validated(method_of(settings).options, settings.method.model_extra or {}, "ropd.method")
 
 
 def roles_of(settings: RopdSettings) -> Mapping[str, RoleSettings]:

@@ -185,7 +185,7 @@ def test_an_endpoint_without_batches_is_named(tmp_path: Path) -> None:
 def test_the_command_builds_by_batch(tmp_path: Path) -> None:
     data = write_prompts(tmp_path / "train.parquet", ["a", "b"])
     with serving(BatchEndpoint()) as server:
-        options = ("--backend", "batch", "--poll", "0.1", "--answers", "3")
+        options = ("--backend", "batch", "batch.poll_s=0.1", "--answers", "3")
         result = run_command(server, data, tmp_path / "i", *options)  # type: ignore[arg-type]
     assert result.returncode == 0, result.stderr
     assert "sent batch batch_0: 6 requests" in result.stderr

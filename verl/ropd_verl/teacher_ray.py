@@ -18,6 +18,7 @@ from algo.llm.endpoint import Reply
 from algo.llm.wire import CUT_OFF
 from algo.teacher.build_offline import OfflineRequest
 
+_BATCH = 64  # rows that an engine takes at a time
 _STORE_EVERY = 64
 
 
@@ -35,7 +36,6 @@ class RayTeacher:
         tensor_parallel: int = 1,
         replicas: int = 1,
         max_model_len: int | None = None,
-        batch_size: int = 64,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         self._model = model
@@ -50,7 +50,7 @@ class RayTeacher:
             model_source=model,
             engine_kwargs=engine,
             concurrency=(1, replicas),
-            batch_size=batch_size,
+            batch_size=_BATCH,
             should_continue_on_error=True,
         )
 
