@@ -267,7 +267,6 @@ def _summarise(run: RunDirectory) -> None:
             "log": str(run.path / "logs"),
         },
     )
-    summaries.plot(steps, run.path / "curves.png")
     print(summaries.table(summary))
     summaries.write(summary, run.path / SUMMARY)
     write_report(run.path, run.path / "report.html")
