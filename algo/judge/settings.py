@@ -44,8 +44,6 @@ class EngineSettings(Settings):
     """m of Eq. 1."""
     journal_dir: Path | None = None
     """Folder of the judgement journal; one process writes to it."""
-    journal_rotate_mb: int = Field(default=256, ge=1)
-    """A journal file that has grown past this is closed and a new one begun."""
     gate: GateSettings = GateSettings()
 
     @property

@@ -18,7 +18,9 @@ from algo.ropd.settings import RopdSettings
 from algo.teacher.teacher_index import Teacher, TeacherAnswer
 from algo.teacher.writer import TeacherIndexWriter
 from examples.arithmetic.student import build_tokenizer
+from ropd_verl.checks import inputs
 from ropd_verl.checks import start as preflight
+from ropd_verl.checks.machine import check_ray_cpus
 from ropd_verl.config import compose_config
 
 MESSAGES = [{"role": "user", "content": "12+34=?"}]
@@ -69,7 +71,7 @@ def test_entry_says_one_line_and_exits_with_2() -> None:
 def test_missing_model(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ConfigurationError, match=f"actor_rollout_ref.model.path={path}"):
-        preflight.check_model(path)
+        inputs.check_model(path)
 
 
 def test_model_without_a_chat_template(tmp_path: Path) -> None:
@@ -78,46 +80,46 @@ def test_model_without_a_chat_template(tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "qwen3"}')
     with pytest.raises(ConfigurationError, match="custom_chat_template"):
-        preflight.check_model(str(tmp_path))
+        inputs.check_model(str(tmp_path))
 
 
 def test_data_that_is_missing_unreadable_or_lacks_columns(tmp_path: Path, data: Path) -> None:
-    assert preflight.check_data(str(data), "data.train_files", preflight.VAL_COLUMNS) == [data]
+    assert inputs.check_data(str(data), "data.train_files", inputs.VAL_COLUMNS) == [data]
     with pytest.raises(ConfigurationError, match="no such file"):
-        preflight.check_data(str(tmp_path / "absent"), "data.train_files", ())
+        inputs.check_data(str(tmp_path / "absent"), "data.train_files", ())
     (tmp_path / "text").write_text("prompt")
     with pytest.raises(ConfigurationError, match="not a parquet file"):
-        preflight.check_data(str(tmp_path / "text"), "data.train_files", ())
+        inputs.check_data(str(tmp_path / "text"), "data.train_files", ())
     pq.write_table(pa.table({"question": ["1+1"]}), tmp_path / "columns")
     with pytest.raises(ConfigurationError, match=r"prompt, data_source is missing.*question"):
-        preflight.check_data(str(tmp_path / "columns"), "data.train_files", preflight.TRAIN_COLUMNS)
+        inputs.check_data(str(tmp_path / "columns"), "data.train_files", inputs.TRAIN_COLUMNS)
     pq.write_table(pq.read_table(data).slice(0, 0), tmp_path / "empty")
     with pytest.raises(ConfigurationError, match="no rows"):
-        preflight.check_data([str(tmp_path / "empty")], "data.train_files", ("prompt",))
+        inputs.check_data([str(tmp_path / "empty")], "data.train_files", ("prompt",))
 
 
 def test_data_that_is_not_set() -> None:
     with pytest.raises(ConfigurationError, match=r"data\.train_files is not set"):
-        preflight.check_data(None, "data.train_files", ())
+        inputs.check_data(None, "data.train_files", ())
 
 
 def test_index_that_is_missing_or_lacks_answers(tmp_path: Path, data: Path, index: Path) -> None:
-    preflight.check_teacher_index(settings(teacher_index=index, teacher_answers=1), [data])
+    inputs.check_teacher_index(settings(teacher_index=index, teacher_answers=1), [data])
     with pytest.raises(ConfigurationError, match="ropd teacher build"):
-        preflight.check_teacher_index(settings(teacher_index=index, teacher_answers=4), [data])
+        inputs.check_teacher_index(settings(teacher_index=index, teacher_answers=4), [data])
     with pytest.raises(ConfigurationError, match=r"no teacher index at"):
-        preflight.check_teacher_index(settings(teacher_index=tmp_path / "absent"), [data])
+        inputs.check_teacher_index(settings(teacher_index=tmp_path / "absent"), [data])
     with pytest.raises(ConfigurationError, match=r"ropd\.teacher_index is not set"):
-        preflight.check_teacher_index(settings(), [data])
+        inputs.check_teacher_index(settings(), [data])
 
 
 def test_too_few_ray_cpus_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     config = compose_config("ropd_cpu", [])
-    preflight.check_ray_cpus(config)
+    check_ray_cpus(config)
     config.ray_kwargs.ray_init.num_cpus = 4
     with pytest.raises(ConfigurationError, match=r"ray_kwargs\.ray_init\.num_cpus="):
-        preflight.check_ray_cpus(config)
+        check_ray_cpus(config)
 
 
 def test_unreachable_judge(data: Path, index: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ run from cheap to dear as far as one does not build on another, and the judge is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from omegaconf import DictConfig
@@ -66,11 +66,10 @@ def examine(
     config: DictConfig,
     environ: Mapping[str, str],
     reach: Reach = NETWORK,
-    checks: Iterable[Check] = CHECKS,
 ) -> Iterator[Diagnosis]:
     """Run the checks within ``reach``; an error ends its own check only."""
     subject = Subject(config, environ)
-    for check in checks:
+    for check in CHECKS:
         if check.reach > reach:
             continue
         if subject.makes_its_inputs and check.name in _OF_THE_EXAMPLE:
@@ -81,7 +80,3 @@ def examine(
             yield from (Diagnosis(check, finding) for finding in check.run(subject))
         except ConfigurationError as error:
             yield Diagnosis(check, Finding(Level.ERROR, str(error)))
-
-
-def first_error(diagnoses: Iterable[Diagnosis]) -> Diagnosis | None:
-    return next((d for d in diagnoses if d.finding.level is Level.ERROR), None)

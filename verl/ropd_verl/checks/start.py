@@ -11,26 +11,7 @@ from collections.abc import Mapping
 from omegaconf import DictConfig
 
 from ropd_verl.checks.doctor import CHECKS
-from ropd_verl.checks.finding import Level, Subject, ropd_settings
-from ropd_verl.checks.inputs import (
-    TRAIN_COLUMNS,
-    VAL_COLUMNS,
-    check_data,
-    check_model,
-    check_teacher_index,
-)
-from ropd_verl.checks.machine import check_ray_cpus
-
-__all__ = [
-    "TRAIN_COLUMNS",
-    "VAL_COLUMNS",
-    "check",
-    "check_data",
-    "check_model",
-    "check_ray_cpus",
-    "check_teacher_index",
-    "ropd_settings",
-]
+from ropd_verl.checks.finding import Level, Subject
 
 
 def check(config: DictConfig, environ: Mapping[str, str]) -> None:
