@@ -179,7 +179,7 @@ ropd_install_cpu() {
     ropd_die "$torch cannot be resolved (see above): check the network and pip's index settings"
   [[ $resolved == *nvidia-* ]] && backend=cpu
   ropd_pip_install "$1" ${backend+--torch-backend "$backend"} \
-    --editable '.[cpu,math,dev]' --constraints constraints/cpu.txt ||
+    --editable '.[cpu,batch,math,dev]' --constraints constraints/cpu.txt ||
     ropd_die 'the installation failed (see above). If it is torch that was missing: set' \
       'PIP_FIND_LINKS to a folder with a CPU build of it'
   "$1/bin/python" - <<'PY' || ropd_die 'torch is not a CPU build: remove the folder' \
@@ -196,7 +196,7 @@ PY
 }
 
 ropd_install_gpu() {
-  ropd_pip_install "$1" --editable '.[gpu,math]' --constraints constraints/gpu.txt ||
+  ropd_pip_install "$1" --editable '.[gpu,batch,math]' --constraints constraints/gpu.txt ||
     ropd_die 'the installation failed (see above)'
 }
 

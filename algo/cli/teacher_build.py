@@ -20,6 +20,7 @@ import typer
 
 if TYPE_CHECKING:
     from algo.data.prompt_file import PromptRow
+    from algo.llm.batch_api import BatchApi
     from algo.llm.endpoint import Endpoint
     from algo.llm.settings import LimitsSettings
     from algo.teacher.build import BuildReport, Order, Wanted
@@ -92,6 +93,7 @@ def build(
     if backend is Backend.VLLM:
         base_url, chat_template = VLLM_URL, _chat_template(settings.teacher)
     endpoint = _endpoint(settings.teacher, model, base_url, asks_for_key=not dry_run)
+    api = _batch_api(endpoint) if backend is Backend.BATCH and not dry_run else None
     prices, max_tokens = settings.teacher.prices, settings.teacher.max_tokens
     order = Order(answers, concurrency, settings.retries, settings.seed, settings.system)
     allowed = Budget(settings.budget_tokens, budget, prices, max_tokens)
@@ -114,9 +116,9 @@ def build(
         if backend is Backend.ENDPOINT:
             limits = settings.request_limits(concurrency)
             report = asyncio.run(_by_requests(wanted, order, endpoint, writer, allowed, limits))
-        elif backend is Backend.BATCH:
+        elif api is not None:
             poll_s = settings.batch.poll_s
-            report = asyncio.run(_by_batch(prompts, order, endpoint, writer, allowed, poll_s))
+            report = asyncio.run(_by_batch(prompts, order, endpoint, api, writer, allowed, poll_s))
         else:
             engine = _ray_teacher(model, settings.vllm, chat_template)
             report = _by_engine(prompts, order, endpoint, writer, allowed, engine)
@@ -188,19 +190,31 @@ async def _by_requests(
             return await build_index(wanted, order, endpoint, scheduler, writer, progress)
 
 
+def _batch_api(endpoint: Endpoint) -> BatchApi:
+    from algo.errors import ConfigurationError
+
+    try:
+        from algo.llm.batch_api import BatchApi
+    except ImportError as error:
+        raise ConfigurationError(
+            f'--backend batch needs the package openai ({error}): pip install "ropd[batch]"'
+        ) from None
+    return BatchApi(endpoint)
+
+
 async def _by_batch(
     prompts: Sequence[PromptRow],
     order: Order,
     endpoint: Endpoint,
+    api: BatchApi,
     writer: TeacherIndexWriter,
     budget: Budget,
     poll_s: float,
 ) -> BuildReport:
     from algo.cli.progress import BuildProgress
-    from algo.llm.batch_api import BatchApi
     from algo.teacher.build_batch import BatchLimits, build_by_batch
 
-    async with BatchApi(endpoint) as api:
+    async with api:
         with BuildProgress(budget) as progress:
             limits = BatchLimits(poll_s=poll_s)
             return await build_by_batch(

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from pydantic import SecretStr
 
 from algo.data.fingerprint import prompt_fingerprint
 from algo.data.prompt_file import PromptRow
@@ -21,7 +26,7 @@ from algo.teacher.writer import TeacherIndexWriter
 from tests.contract.batch_endpoint import BatchEndpoint, reply
 from tests.contract.teacher_endpoint import serving
 from tests.contract.test_teacher_builder import build as run_command
-from tests.contract.test_teacher_builder import write_prompts
+from tests.contract.test_teacher_builder import environment, write_prompts
 
 LIMITS = BatchLimits(requests=4, poll_s=0.01)
 
@@ -34,10 +39,10 @@ class CrashingApi(BatchApi):
     """Dies when the reply to its n-th call has arrived, before anything can be done with it."""
 
     def __init__(self, endpoint: Endpoint, crash_at: int | None = None) -> None:
-        super().__init__(endpoint, backoff_s=0.01)
+        super().__init__(endpoint)
         self._left = crash_at
 
-    async def _call(self, *args: Any, **kwargs: Any) -> bytes:
+    async def _call(self, *args: Any, **kwargs: Any) -> Any:
         received = await super()._call(*args, **kwargs)
         if self._left is not None:
             self._left -= 1
@@ -180,6 +185,152 @@ def test_an_endpoint_without_batches_is_named(tmp_path: Path) -> None:
         server.base_url += "/elsewhere"
         with pytest.raises(JudgeOutage, match="POST /files: HTTP 404"):
             build(server, tmp_path / "i")
+
+
+def call(
+    server: BatchEndpoint,
+    key: str | None,
+    call: Callable[[BatchApi], Awaitable[Any]],
+    **settings: Any,
+) -> Any:
+    secret = None if key is None else SecretStr(key)
+    endpoint = Endpoint("teacher", "mock", server.base_url, RoleSettings(**settings), secret)
+
+    async def run() -> Any:
+        async with BatchApi(endpoint) as api:
+            return await call(api)
+
+    return asyncio.run(run())
+
+
+class Faulty(BatchEndpoint):
+    """Makes the batch that it is asked for, and answers as told; counts what came."""
+
+    def __init__(self, answer: Callable[[web.Request], web.Response]) -> None:
+        super().__init__()
+        self.answer = answer
+        self.keys: list[str | None] = []
+
+    async def create(self, request: web.Request) -> web.Response:
+        await super().create(request)
+        return self.answer(request)
+
+    async def look(self, request: web.Request) -> web.Response:
+        self.keys.append(request.headers.get("Authorization"))
+        return self.answer(request)
+
+
+def dropped(request: web.Request) -> web.Response:
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda _: web.json_response({"error": "busy"}, status=503), "HTTP 503: .*busy"),
+        (lambda _: web.json_response({}, status=429), "HTTP 429"),
+        (lambda _: web.json_response({"unknown": "shape"}), "no reply of the batch API"),
+        (lambda _: web.Response(text="<html>", content_type="text/html"), "no reply of the batch"),
+        (lambda _: web.Response(text="{", content_type="application/json"), "POST /batches: "),
+        (dropped, "APIConnectionError: "),
+    ],
+)
+def test_a_batch_whose_reply_is_lost_is_never_sent_again(
+    tmp_path: Path, answer: Callable[[web.Request], web.Response], said: str
+) -> None:
+    out = tmp_path / "i"
+    with serving(Faulty(answer)) as server:
+        with pytest.raises(JudgeOutage, match=f"teacher mock at .*{said}"):
+            build(server, out, limits=BatchLimits(poll_s=0.01))
+        assert len(server.batches) == 1
+        whole = BatchEndpoint()
+        whole.batches, whole.billed, whole._files = server.batches, server.billed, server._files
+    with serving(whole):
+        assert build(whole, out).missing == 0
+    assert set(whole.billed.values()) == {2}
+
+
+def test_other_calls_are_sent_again_and_honour_the_wait(tmp_path: Path) -> None:
+    def busy_twice(request: web.Request) -> web.Response:
+        if len(server.keys) < 3:
+            return web.json_response({}, status=503, headers={"retry-after-ms": "1"})
+        return web.json_response({"id": "batch_7", "status": "in_progress"})
+
+    server = Faulty(busy_twice)
+    with serving(server):
+        state = call(server, "sk-secret", lambda api: api.state("batch_7"))
+    assert (state.id, state.ended, state.tag, state.message) == ("batch_7", False, None, "")
+    assert server.keys == ["Bearer sk-secret"] * 3
+
+
+def test_recent_batches_are_read_page_by_page() -> None:
+    server = BatchEndpoint()
+    server.batches = {f"b{i}": {"id": f"b{i}", "status": "completed"} for i in range(5)}
+
+    async def ids(api: BatchApi) -> list[str]:
+        return [state.id async for state in api.recent()]
+
+    with serving(server):
+        assert call(server, None, ids) == ["b4", "b3", "b2", "b1", "b0"]
+
+
+def test_a_batch_goes_to_the_api_that_its_lines_are_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    async def create(_: BatchEndpoint, request: web.Request) -> web.Response:
+        asked.append((await request.json())["endpoint"])
+        return web.json_response({"id": "b", "status": "validating"})
+
+    monkeypatch.setattr(BatchEndpoint, "create", create)
+    with serving(BatchEndpoint()) as server:
+        for api in ("chat_completions", "responses"):
+            call(server, None, lambda batches: batches.create("file_0", "tag"), api=api)
+    assert asked == ["/v1/chat/completions", "/v1/responses"]
+
+
+def test_an_endpoint_without_a_key_is_sent_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-someone-else")
+    server = Faulty(lambda _: web.json_response({"id": "b", "status": "completed"}))
+    with serving(server):
+        call(server, None, lambda api: api.state("b"))
+    assert server.keys == [None]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+def test_a_refusal_is_one_line_and_never_quotes_the_key(status: int) -> None:
+    quoting = {"error": {"message": "no such key:\nsk-secret"}}
+    server = Faulty(lambda _: web.json_response(quoting, status=status))
+    with serving(server), pytest.raises(JudgeOutage) as caught:
+        call(server, "sk-secret", lambda api: api.state("b"))
+    said = str(caught.value)
+    assert f"teacher mock at {server.base_url}" in said
+    assert f"GET /batches/b: HTTP {status}: " in said
+    assert len(said.splitlines()) == 1
+    assert "sk-secret" not in said
+    assert len(server.keys) == 1
+
+
+def test_without_the_package_the_extra_is_named(tmp_path: Path) -> None:
+    data = write_prompts(tmp_path / "train.parquet", ["a"])
+    words = ["ropd", "teacher", "build", "--data", str(data), "--out", str(tmp_path / "i")]
+    words += ["--model", "m", "--base-url", "http://127.0.0.1:9/v1", "--backend", "batch"]
+    code = f"import sys; sys.modules['openai'] = None; sys.argv = {words!r}\n"
+    code += "from algo.cli import main; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("ropd: --backend batch needs the package openai")
+    assert 'pip install "ropd[batch]"' in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "i").exists()
 
 
 def test_the_command_builds_by_batch(tmp_path: Path) -> None:
