@@ -8,7 +8,6 @@ one line on stderr and exit code 1.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import typer
 
@@ -29,15 +28,11 @@ app.command()(plan.plan)
 app.command()(export.export)
 
 
-ENV_FILE = Path(__file__).parents[2] / ".env"
-"""Of the checkout; `training/environment.sh` reads it for the scripts."""
-
-
 def main() -> None:
-    from dotenv import load_dotenv
+    from algo.env_file import load_env_file
 
-    load_dotenv(ENV_FILE, override=False, interpolate=False)
     try:
+        load_env_file()
         app()
     except RopdError as error:
         print(f"ropd: {error}", file=sys.stderr)

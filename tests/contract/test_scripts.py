@@ -114,12 +114,13 @@ def test_shellcheck_has_nothing_to_say(script: Path) -> None:
 # --- .env ---------------------------------------------------------------------------------------
 
 
-def load_env(checkout: Checkout, text: str, **environ: str) -> dict[str, str]:
+def read_env(checkout: Checkout, text: str, **environ: str) -> dict[str, str]:
+    """What `ropd_read_env` exports of the lines for KEY and SET..."""
     (checkout.root / ".env").write_text(text)
     script = checkout.root / "load.sh"
     script.write_text(
         'set -euo pipefail; source "$(dirname "$0")/training/environment.sh"\n'
-        'ropd_load_env "$ROPD_ROOT/.env"; env -0\n'
+        "ropd_read_env 'KEY|SET|EMPTY|UNSET'; env -0\n"
     )
     loaded = checkout.run("load.sh", **environ)
     assert loaded.returncode == 0, loaded.stderr
@@ -137,10 +138,10 @@ def load_env(checkout: Checkout, text: str, **environ: str) -> dict[str, str]:
         ("KEY= # nothing", ""),
         ("KEY=before # after", "before"),
         ("KEY=with#hash", "with#hash"),
+        ("KEY=it's", "it's"),
+        (r"KEY=back\slash", r"back\slash"),
         ("KEY='single $HOME # kept \"'  # comment", 'single $HOME # kept "'),
         ('KEY="double # kept"', "double # kept"),
-        (r'KEY="a \"quoted\" back\\slash"', r'a "quoted" back\slash'),
-        (r'KEY="two\\\\ then \\\"quote"', '\\\\ then \\"quote'.join(["two", ""])),
         (
             "KEY=$(touch executed) `touch executed` $HOME",
             "$(touch executed) `touch executed` $HOME",
@@ -150,27 +151,48 @@ def load_env(checkout: Checkout, text: str, **environ: str) -> dict[str, str]:
 )
 def test_env_file_value(checkout: Checkout, line: str, value: str) -> None:
     text = f"# a comment\n\n{line}"
-    assert load_env(checkout, text)["KEY"] == value
-    # `ropd` reads the file with python-dotenv, and must find the same in it.
+    assert read_env(checkout, text)["KEY"] == value
+    # Python reads the whole file with python-dotenv, and must find the same in it.
     assert dotenv_values(stream=StringIO(text), interpolate=False)["KEY"] == value
     assert not (checkout.elsewhere / "executed").exists()
 
 
 def test_shell_wins_over_env_file_even_with_an_empty_value(checkout: Checkout) -> None:
     text = "SET=file\nEMPTY=file\nUNSET=file\n"
-    loaded = load_env(checkout, text, SET="shell", EMPTY="")
+    loaded = read_env(checkout, text, SET="shell", EMPTY="")
     assert (loaded["SET"], loaded["EMPTY"], loaded["UNSET"]) == ("shell", "", "file")
 
 
-@pytest.mark.parametrize("line", ["no assignment", "1KEY=secret", 'KEY="secret', "KEY='secret' x"])
-def test_malformed_env_file_names_the_line_and_keeps_the_value_secret(
-    checkout: Checkout, line: str
+def test_what_only_python_needs_is_left_to_it(checkout: Checkout) -> None:
+    text = 'OTHER=1\nMY_KEY=2\nOTHER="a \\"quote\\""\nno assignment\nKEY=found\n'
+    loaded = read_env(checkout, text)
+    assert loaded["KEY"] == "found"
+    assert not {"OTHER", "MY_KEY"} & loaded.keys()
+
+
+@pytest.mark.parametrize("value", ['"secret', "'secret' x", r'"sec\"secret"'])
+def test_a_value_that_bash_cannot_read_names_the_line_and_stays_secret(
+    checkout: Checkout, value: str
 ) -> None:
-    (checkout.root / ".env").write_text(f"GOOD=1\n{line}\n")
+    (checkout.root / ".env").write_text(f"GOOD=1\nROPD_VENV={value}\n")
     failed = checkout.run("training/train.sh", ROPD_SKIP_SETUP="1", ROPD_EXTRA="cpu")
     assert failed.returncode == 1
-    assert "line 2" in failed.stderr
+    assert "line 2: give ROPD_VENV" in failed.stderr
     assert "secret" not in failed.stderr
+
+
+def test_the_setup_takes_its_settings_from_the_env_file(checkout: Checkout) -> None:
+    checkout.stub("uv", FAKE_UV.replace("shift 2\n", 'shift 2; env >"$RECORD_UV.env"\n'))
+    (checkout.root / ".env").write_text(
+        "ROPD_EXTRA=cpu\nROPD_VENV='an environment'\nPIP_INDEX_URL=https://mirror.invalid/simple\n"
+        "OPENAI_API_KEY=for-python\n"
+    )
+    done = checkout.run("training/train.sh")
+    assert done.returncode == 0, done.stderr
+    assert (checkout.elsewhere / "an environment/.ropd-setup").exists()
+    environ = Path(checkout.environ["RECORD_UV"] + ".env").read_text()
+    assert "UV_DEFAULT_INDEX=https://mirror.invalid/simple" in environ
+    assert "for-python" not in environ
 
 
 # --- train.sh -----------------------------------------------------------------------------------
@@ -404,6 +426,14 @@ def test_judge_dry_run_prints_the_command_and_no_key(judge: Checkout) -> None:
     assert command.rstrip().endswith("--enable-prefix-caching --seed 1")
     assert "sk-secret" not in done.stdout + done.stderr
     assert not (judge.root / ".venv-judge").exists()
+
+
+def test_judge_settings_may_stand_in_the_env_file(judge: Checkout) -> None:
+    del judge.environ["ROPD_JUDGE_MODEL_PATH"]
+    (judge.root / ".env").write_text('ROPD_JUDGE_MODEL_PATH="/models/another judge"  # big\n')
+    done = judge.run("training/launch_judge_vllm.sh", ROPD_DRYRUN="true")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(r"vllm serve /models/another\ judge ")
 
 
 def test_judge_context_holds_every_answer_at_full_length(judge: Checkout) -> None:
