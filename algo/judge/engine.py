@@ -138,7 +138,7 @@ def open_engine(
         teacher_answers=settings.teacher_answers,
     )
     method = kind(settings, resources)
-    journal = Journal(settings.journal_dir, settings.journal_rotate_mb << 20)
+    journal = Journal(settings.journal_dir)
     return Engine(method, settings, roles, scheduler, journal)
 
 

@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 
 from pydantic import ConfigDict, Field
 
-from algo.llm.settings import Fraction, LimitsSettings, Settings
+from algo.llm.settings import Fraction, LimitsSettings, Settings, validated
 
 OptionsT = TypeVar("OptionsT", bound=Settings)
 
@@ -25,8 +25,11 @@ class MethodSettings(Settings):
     """One of `algo/methods/registry.py`."""
 
     def read(self, options: type[OptionsT]) -> OptionsT:
-        """The keys beside `name` as the method's own `options`; raises pydantic's error."""
-        return options.model_validate(self.model_extra or {})
+        """The keys beside `name` as the method's own `options`.
+
+        Raises `ConfigurationError` naming each wrong key.
+        """
+        return validated(options, self.model_extra or {}, "ropd.method")
 
 
 class GateSettings(Settings):
@@ -50,8 +53,6 @@ class EngineSettings(Settings):
     """m of Eq. 1: how many of a prompt's stored answers are shown."""
     journal_dir: Path | None = None
     """Folder of the judgement journal; one process writes to it."""
-    journal_rotate_mb: int = Field(default=256, ge=1)
-    """A journal file that has grown past this is closed and a new one begun."""
     gate: GateSettings = GateSettings()
 
     @property

@@ -7,9 +7,12 @@ the environment.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from algo.errors import ConfigurationError
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -24,6 +27,32 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True
     )
+
+
+AnySettings = TypeVar("AnySettings", bound=BaseModel)
+
+
+def validated(kind: type[AnySettings], node: Mapping[str, Any], name: str = "") -> AnySettings:
+    """The settings in a plain node; raises `ConfigurationError` naming each wrong key.
+
+    `name` is how the node is called; keys of the node `""` stand alone.
+    """
+    try:
+        return kind.model_validate(dict(node))
+    except ValidationError as error:
+        raise ConfigurationError(one_line(error, name)) from None
+
+
+def one_line(error: ValidationError, name: str) -> str:
+    """Every fault that pydantic found in the node, by key, on one line."""
+    faults = []
+    for fault in error.errors(include_url=False):
+        key = ".".join([*filter(None, [name]), *(str(part) for part in fault["loc"])])
+        if fault["type"] == "extra_forbidden":
+            faults.append(f"{key}: no such setting")
+        else:
+            faults.append(f"{key}={fault['input']!r}: {fault['msg']}")
+    return "; ".join(faults)
 
 
 class PricesSettings(Settings):

@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from algo.errors import ConfigurationError
 from algo.judge.settings import EngineSettings
-from algo.llm.settings import Fraction, LimitsSettings, RoleSettings, Settings
+from algo.llm.settings import Fraction, LimitsSettings, RoleSettings, Settings, validated
 
 
 class RubricatorSettings(RoleSettings):
@@ -108,19 +107,4 @@ class RopdSettings(EngineSettings):
     @classmethod
     def from_node(cls, node: Mapping[str, Any]) -> RopdSettings:
         """Validate the plain (interpolated) node; raises `ConfigurationError` naming each key."""
-        try:
-            return cls.model_validate(dict(node))
-        except ValidationError as error:
-            raise ConfigurationError(one_line(error, "ropd")) from None
-
-
-def one_line(error: ValidationError, node: str) -> str:
-    """Every fault that pydantic found in the node, by key, on one line."""
-    faults = []
-    for fault in error.errors(include_url=False):
-        key = ".".join([node, *(str(part) for part in fault["loc"])])
-        if fault["type"] == "extra_forbidden":
-            faults.append(f"{key}: no such setting")
-        else:
-            faults.append(f"{key}={fault['input']!r}: {fault['msg']}")
-    return "; ".join(faults)
+        return validated(cls, node, "ropd")

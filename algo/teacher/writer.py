@@ -67,7 +67,7 @@ class TeacherIndexWriter:
                 _start(path, descriptor, Header((teacher,), utc_now(), dict(provenance or {})))
             header, header_end = read_header(path, descriptor)
             _same_teacher(path, header, teacher)
-            _cut_torn_tail(path, descriptor)
+            _cut_torn_tail(descriptor)
             return cls(path, descriptor, header, header_end)
         except BaseException:
             os.close(descriptor)
@@ -186,7 +186,7 @@ def _append_durably(path: Path, descriptor: int, lines: bytes, end: int) -> None
         ) from None
 
 
-def _cut_torn_tail(path: Path, descriptor: int) -> None:
+def _cut_torn_tail(descriptor: int) -> None:
     size = os.fstat(descriptor).st_size
     end = size
     while end > 0:

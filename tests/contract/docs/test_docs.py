@@ -21,7 +21,10 @@ import pytest
 import typer
 
 from algo.cli import app
+from algo.llm.settings import validated
+from algo.overrides import read_overrides
 from algo.paths import REPOSITORY
+from algo.teacher.settings import TeacherBuildSettings
 from ropd_verl import train
 from ropd_verl.checks.doctor import examine
 from ropd_verl.checks.finding import Level, Reach
@@ -80,6 +83,8 @@ def test_a_command_exists(command: Command) -> None:
             if {"overrides", "config_name"} <= context.params.keys():
                 name, overrides = (context.params[k] for k in ("config_name", "overrides"))
                 compose_config(name, overrides or [])
+            elif "overrides" in context.params:
+                validated(TeacherBuildSettings, read_overrides(context.params["overrides"] or []))
         case ["ray", *arguments]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Ray's own, at its import
