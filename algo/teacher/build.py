@@ -109,7 +109,7 @@ class Permission(Enum):
     STOP = auto()
 
 
-class Watch(Protocol):
+class BuildMonitor(Protocol):
     """Looks on while a build runs, and says whether it shall go on."""
 
     def update(self, report: BuildReport) -> None:
@@ -161,10 +161,10 @@ def _had_less_room(answer: TeacherAnswer, max_tokens: int) -> bool:
     )
 
 
-def allowed_ahead(watch: Watch, report: BuildReport, wanted: int) -> int:
+def allowed_ahead(monitor: BuildMonitor, report: BuildReport, wanted: int) -> int:
     """How many of `wanted` requests may be sent all at once."""
     for ahead in range(wanted):
-        if watch.may_ask(report, ahead) is not Permission.GO:
+        if monitor.may_ask(report, ahead) is not Permission.GO:
             return ahead
     return wanted
 
@@ -175,7 +175,7 @@ async def build(
     endpoint: Endpoint,
     engine: RequestEngine,
     writer: TeacherIndexWriter,
-    watch: Watch,
+    monitor: BuildMonitor,
 ) -> BuildReport:
     """Fill `wanted`, and report.
 
@@ -188,7 +188,7 @@ async def build(
         given_up=sum(item.rejected > order.retries for item in wanted),
     )
     commits = _Commits(writer)
-    run = _Build(order, endpoint, engine, commits, watch, report, _slots(wanted))
+    run = _Build(order, endpoint, engine, commits, monitor, report, _slots(wanted))
     try:
         async with asyncio.TaskGroup() as tasks:
             for _ in range(min(order.concurrency, report.wanted)):
@@ -212,7 +212,7 @@ class _Build:
     endpoint: Endpoint
     engine: RequestEngine
     commits: _Commits
-    watch: Watch
+    monitor: BuildMonitor
     report: BuildReport
     slots: Iterator[Wanted]
     in_flight: int = 0
@@ -233,7 +233,7 @@ class _Build:
 
     async def _allowed(self) -> bool:
         while True:
-            permission = self.watch.may_ask(self.report, self.in_flight)
+            permission = self.monitor.may_ask(self.report, self.in_flight)
             if permission is not Permission.WAIT:
                 return permission is Permission.GO
             await self.one_ended.wait()
@@ -250,7 +250,7 @@ class _Build:
             self.in_flight -= 1
             self.one_ended.set()  # wakes all that wait, and nobody who comes later
             self.one_ended.clear()
-        self.watch.update(self.report)
+        self.monitor.update(self.report)
         return answer
 
     async def _answered(self, item: Wanted) -> TeacherAnswer | None:

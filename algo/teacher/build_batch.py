@@ -29,10 +29,10 @@ from algo.llm.endpoint import Endpoint, Request
 from algo.llm.wire import Fault, excerpt, parse_reply, request_body
 from algo.sealed_lines import BrokenLine, seal, unseal
 from algo.teacher.build import (
+    BuildMonitor,
     BuildReport,
     Order,
     Wanted,
-    Watch,
     allowed_ahead,
     answer_of,
     lacking,
@@ -107,7 +107,7 @@ async def build_by_batch(
     endpoint: Endpoint,
     api: BatchApi,
     writer: TeacherIndexWriter,
-    watch: Watch,
+    monitor: BuildMonitor,
     notify: Notify,
     limits: BatchLimits | None = None,
 ) -> BuildReport:
@@ -116,7 +116,7 @@ async def build_by_batch(
     Raises `JudgeOutage` when the endpoint fails, `TeacherIndexError` when answers cannot be stored.
     """
     limits = limits or BatchLimits()
-    build = _BatchBuild(order, endpoint, api, writer, watch, notify, limits)
+    build = _BatchBuild(order, endpoint, api, writer, monitor, notify, limits)
     await build.collect()
     wanted = build.lacking(prompts)
     collected = build.report.stored[AnswerStatus.USABLE]
@@ -138,12 +138,12 @@ class _BatchBuild:
         endpoint: Endpoint,
         api: BatchApi,
         writer: TeacherIndexWriter,
-        watch: Watch,
+        monitor: BuildMonitor,
         notify: Notify,
         limits: BatchLimits,
     ) -> None:
         self.order, self.endpoint, self.api, self.writer = order, endpoint, api, writer
-        self.watch, self.notify, self.limits = watch, notify, limits
+        self.monitor, self.notify, self.limits = monitor, notify, limits
         self.ledger = Ledger(writer.path)
         self.report = BuildReport(0)
 
@@ -154,7 +154,7 @@ class _BatchBuild:
     async def send(self, wanted: Sequence[Wanted]) -> int:
         """Send batches for `wanted` as far as the budget goes; returns the number of requests."""
         slots = [item for item in wanted for _ in range(item.missing)]
-        allowed = allowed_ahead(self.watch, self.report, len(slots))
+        allowed = allowed_ahead(self.monitor, self.report, len(slots))
         lines = (self._request(item) for item in slots[:allowed])
         for chunk in _chunks(lines, self.limits):
             entry = Sent(uuid4().hex, self.order.seed, self.endpoint.settings.max_tokens)
@@ -214,7 +214,7 @@ class _BatchBuild:
         self.writer.append(answers)
         for answer in answers:
             self.report.count(answer)
-        self.watch.update(self.report)
+        self.monitor.update(self.report)
 
     def _results(self, content: bytes) -> dict[tuple[str, int], dict[str, Any]]:
         """The results of a file, by prompt fingerprint and attempt."""

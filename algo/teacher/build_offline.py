@@ -13,10 +13,10 @@ from typing import Any, Protocol
 from algo.data.prompt_file import PromptRow
 from algo.llm.endpoint import Endpoint, Message, Reply
 from algo.teacher.build import (
+    BuildMonitor,
     BuildReport,
     Order,
     Wanted,
-    Watch,
     allowed_ahead,
     answer_of,
     lacking,
@@ -53,7 +53,7 @@ def build_offline(
     endpoint: Endpoint,
     engine: OfflineEngine,
     writer: TeacherIndexWriter,
-    watch: Watch,
+    monitor: BuildMonitor,
 ) -> BuildReport:
     """Fill what lacks, in at most 1 + `order.retries` rounds.
 
@@ -66,12 +66,12 @@ def build_offline(
         missing = sum(item.missing for item in wanted)
         report.wanted = report.stored[AnswerStatus.USABLE] + missing
         report.given_up = sum(item.rejected > order.retries for item in wanted)
-        requests = list(_requests(wanted, order, endpoint, report, watch))
+        requests = list(_requests(wanted, order, endpoint, report, monitor))
         if not requests:
             break
         for batch in engine(requests):
             _store(batch, writer, report)
-            watch.update(report)
+            monitor.update(report)
     return report
 
 
@@ -93,11 +93,15 @@ def _store(
 
 
 def _requests(
-    wanted: Sequence[Wanted], order: Order, endpoint: Endpoint, report: BuildReport, watch: Watch
+    wanted: Sequence[Wanted],
+    order: Order,
+    endpoint: Endpoint,
+    report: BuildReport,
+    monitor: BuildMonitor,
 ) -> Iterator[OfflineRequest]:
     """What the budget allows of the missing answers."""
     slots = [item for item in wanted if item.rejected <= order.retries for _ in range(item.missing)]
-    for item in slots[: allowed_ahead(watch, report, len(slots))]:
+    for item in slots[: allowed_ahead(monitor, report, len(slots))]:
         yield _request(item.prompt, order, endpoint, item.attempts)
         item.attempts += 1
 
