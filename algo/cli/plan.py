@@ -129,8 +129,8 @@ def _workload(
     rubric: int,
     verdict: int,
 ) -> Workload:
+    from algo.asking.context import estimated_tokens
     from algo.errors import ConfigurationError
-    from algo.judge.context import estimated_tokens
     from algo.ropd.plan import Workload
     from algo.ropd.prompts import load_rubricator_template, load_verifier_template
 

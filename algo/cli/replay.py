@@ -76,7 +76,7 @@ def replay(
 async def _rejudge(
     chosen: list[Replayed], settings: VerifierSettings, teacher_index: Path | None, width: int
 ) -> Rejudged:
-    from algo.judge.asking import Judge
+    from algo.asking.query import Judge
     from algo.judge.preflight import check_roles
     from algo.llm.scheduler import RequestScheduler
     from algo.openai_env import resolve_role

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
+from algo.asking.templates import question_text
 from algo.data.fingerprint import prompt_fingerprint
 from algo.errors import ConfigurationError, JudgeFailure, JudgeOutage
 from algo.judge.gate import QualityGate
@@ -30,7 +31,6 @@ from algo.judge.metrics import Tally, group_figures
 from algo.judge.preflight import check_roles
 from algo.judge.record import Setup, failed_record, judged_record
 from algo.judge.settings import EngineSettings
-from algo.judge.templates import question_text
 from algo.llm.scheduler import RequestScheduler
 from algo.openai_env import ResolvedRole, resolve_roles
 from algo.teacher.teacher_index import TeacherIndex

@@ -34,8 +34,8 @@ from uuid import uuid4
 
 from pydantic import TypeAdapter
 
+from algo.asking.query import Judge, Transcript
 from algo.errors import FailureKind, JudgeFailure, MethodError, TeacherMissing
-from algo.judge.asking import Judge, Transcript
 from algo.judge.group import Group, Rollout, Rule
 from algo.judge.settings import EngineSettings
 from algo.llm.scheduler import RequestScheduler

@@ -13,8 +13,8 @@ from math import sqrt
 from statistics import fmean
 from typing import Final
 
+from algo.asking.query import Transcript
 from algo.errors import FailureKind
-from algo.judge.asking import Transcript
 from algo.judge.group import Rule
 from algo.judge.method import Judgement, ScoredGroup
 from algo.llm.endpoint import Endpoint

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from algo.asking.query import Exchange
 from algo.errors import JudgeFailure, JudgeOutage, MethodError
-from algo.judge.asking import Exchange
 from algo.judge.method import Judgement, ScoredGroup
 from algo.llm.endpoint import Endpoint
 

@@ -11,7 +11,7 @@
   that waits, and every later one, gets it too.
 
 An endpoint that is down makes requests wait, it does not fail them. What a reply says is not read
-here: refusals, cut-off and garbled replies are `judge/asking.py`'s part.
+here: refusals, cut-off and garbled replies are `asking/query.py`'s part.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
 """The Rubricator and the Verifier: one typed call each.
 
 What comes back is a `Rubric` or verdicts, never a number; what cannot be had is a `JudgeFailure`.
-How a model is asked until its reply can be used is `judge/asking.py`'s part.
+How a model is asked until its reply can be used is `asking/query.py`'s part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from algo.judge.asking import Judge, Query, Transcript
-from algo.judge.context import Call, ContextWindow
-from algo.judge.templates import PromptTemplate
+from algo.asking.context import Call, ContextWindow
+from algo.asking.query import Judge, Query, Transcript
+from algo.asking.templates import PromptTemplate
 from algo.llm.endpoint import Endpoint
 from algo.llm.tasks import all_of
 from algo.ropd.prompts import (

@@ -12,8 +12,8 @@ import logging
 from dataclasses import dataclass
 from typing import Final
 
+from algo.asking.query import Transcript
 from algo.errors import FailureKind, JudgeFailure, JudgeOutage
-from algo.judge.asking import Transcript
 from algo.ropd.client import Verifier
 from algo.ropd.rubric import Criterion, Rubric, weighted_pass_rate
 from algo.ropd.scoring import Pool, shuffle_key

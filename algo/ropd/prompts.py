@@ -1,6 +1,6 @@
 """The Rubricator's and the Verifier's prompts, rendered from their templates.
 
-How data is fenced and made inert is `judge/templates.py`'s part; which answers are shown, and in
+How data is fenced and made inert is `asking/templates.py`'s part; which answers are shown, and in
 which order, is `pipeline.py`'s.
 """
 
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import orjson
 
-from algo.judge.context import ContextWindow
-from algo.judge.form import Form
-from algo.judge.templates import (
+from algo.asking.context import ContextWindow
+from algo.asking.form import Form
+from algo.asking.templates import (
     Block,
     PromptTemplate,
     draw_nonce,

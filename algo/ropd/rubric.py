@@ -3,7 +3,7 @@
 The wire formats are `ropd.rubric.v1` and `ropd.batch_verifier.v2`. Extra keys in a reply are
 tolerated; ids other than c1..cK, points outside 1..5, a judgement of the wrong length, and a
 missing, double or unknown answer are not. Totals that a model writes are never read: a reward is
-computed here, from booleans. Finding the JSON inside a reply is `judge/extraction.py`'s part.
+computed here, from booleans. Finding the JSON inside a reply is `asking/extraction.py`'s part.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field, StrictBool, StrictInt, StringConstraints
 
-from algo.judge.extraction import (
+from algo.asking.extraction import (
     InvalidReply,
     Value,
     array,

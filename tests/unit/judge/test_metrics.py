@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from algo.asking.query import Exchange
 from algo.errors import FailureKind
-from algo.judge.asking import Exchange
 from algo.judge.metrics import Tally, group_figures, quantile
 from algo.llm.endpoint import Endpoint
 from algo.ropd.scoring import panel_figures

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from algo.judge.asking import Exchange
+from algo.asking.query import Exchange
 from algo.judge.method import Judgement
 from algo.judge.record import Setup, failed_record, sha256
 from algo.llm.endpoint import Endpoint

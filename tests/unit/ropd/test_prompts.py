@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from algo.asking.templates import PromptTemplate, draw_nonce, inert, question_text
 from algo.errors import ConfigurationError
-from algo.judge.templates import PromptTemplate, draw_nonce, inert, question_text
 from algo.ropd.prompts import (
     VerifierPrompts,
     load_verifier_template,
@@ -105,7 +105,7 @@ def test_a_nonce_occurs_in_no_text(text: str) -> None:
 
 def test_a_nonce_that_occurs_in_a_text_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = iter(["aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb", "cccccccccccccccc"])
-    monkeypatch.setattr("algo.judge.templates.secrets.token_hex", lambda size: next(drawn))
+    monkeypatch.setattr("algo.asking.templates.secrets.token_hex", lambda size: next(drawn))
     assert draw_nonce(["x bbbbbbbbbbbbbbbb", "aaaaaaaaaaaaaaaa"]) == "cccccccccccccccc"
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algo.judge.extraction import InvalidReply
+from algo.asking.extraction import InvalidReply
 from algo.judge.method import student_scores, teacher_scores
 from algo.ropd.rubric import (
     parse_rubric,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algo.judge.extraction import CutShort, NoJson, extract_object, looks_like_refusal
+from algo.asking.extraction import CutShort, NoJson, extract_object, looks_like_refusal
 from algo.ropd.rubric import InvalidReply
 
 SCHEMA = "ropd.rubric.v1"

@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from algo.judge.asking import Query
-from algo.judge.context import ContextWindow
-from algo.judge.extraction import reply_schema
-from algo.judge.templates import Block, PromptTemplate
+from algo.asking.context import ContextWindow
+from algo.asking.extraction import reply_schema
+from algo.asking.query import Query
+from algo.asking.templates import Block, PromptTemplate
 
 Read = TypeVar("Read")
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from algo.asking.context import ContextWindow, Overflow
+from algo.asking.form import Form
+from algo.asking.templates import Block, PromptTemplate, numbered
 from algo.errors import JudgeFailure
-from algo.judge.context import ContextWindow, Overflow
-from algo.judge.form import Form
-from algo.judge.templates import Block, PromptTemplate, numbered
 from algo.llm.settings import RoleSettings
 
 

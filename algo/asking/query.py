@@ -15,15 +15,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeVar
 
-from algo.errors import FailureKind, JudgeFailure, RequestRejected
-from algo.judge.context import Call, estimated_tokens
-from algo.judge.extraction import (
+from algo.asking.context import Call, estimated_tokens
+from algo.asking.extraction import (
     CutShort,
     InvalidReply,
     NoJson,
     extract_object,
     looks_like_refusal,
 )
+from algo.errors import FailureKind, JudgeFailure, RequestRejected
 from algo.llm.admission import Deadline
 from algo.llm.endpoint import Endpoint, Reply, Request
 from algo.llm.scheduler import RequestScheduler

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from algo.asking.context import ContextWindow, cut_middle, estimated_tokens
 from algo.errors import ConfigurationError, FailureKind, JudgeFailure
-from algo.judge.context import ContextWindow, cut_middle, estimated_tokens
 from algo.llm.settings import RoleSettings
 
 FRAME = ["template " * 20, "question"]
