@@ -130,5 +130,5 @@ async def test_a_site_that_is_no_judge_is_told_at_once() -> None:
     site = web.Application()
     site.router.add_route("*", "/{path:.*}", page)
     async with TestServer(site) as server:
-        with pytest.raises(ConfigurationError, match=r"no chat_completions reply.*\.base_url"):
+        with pytest.raises(ConfigurationError, match=r"not a chat_completions reply.*\.base_url"):
             await check(str(server.make_url("/v1")))
