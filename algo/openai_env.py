@@ -110,4 +110,10 @@ def _key(
             f"{variable} is not set, and {prefix}.api_key_env names it as the key for {base_url}: "
             f"set it, or set {prefix}.api_key_env=null for an endpoint that asks for no key"
         )
+    if not (key.isascii() and key.isprintable()):
+        # An HTTP library would say so too, and quote the key.
+        raise ConfigurationError(
+            f"{variable} holds characters that no key has, such as a line break or a curly quote: "
+            "copy the key again"
+        )
     return SecretStr(key), f"from {variable}"

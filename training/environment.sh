@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Sourced by train.sh, launch_judge_vllm.sh and tests/run.sh. Defines functions, runs nothing.
 #
-#   ropd_load_env FILE     exports the file's KEY=VALUE lines; variables that are set already win
+#   ropd_read_env NAMES    exports the lines of .env whose names match; variables set already win
 #   ropd_setup cpu|gpu     makes the environment unless it is there; sets ROPD_PYTHON and PATH
 #   ropd_is_dryrun         true if ROPD_DRYRUN says so
 #
@@ -19,35 +19,31 @@ ropd_is_dryrun() { [[ ${ROPD_DRYRUN:-} =~ ^(1|[Tt][Rr][Uu][Ee]|[Yy][Ee][Ss])$ ]]
 
 # --- .env ---------------------------------------------------------------------------------------
 
-# Values are text: nothing in them is expanded or run. Quotes around a value are removed; inside
-# double quotes \" and \\ are escapes. An unquoted value ends before ` #`.
-ropd_load_env() {
-  local line key value number=0
-  local assignment='^[[:space:]]*(export[[:space:]]+)?([A-Za-z_][A-Za-z0-9_]*)[[:space:]]*=[[:space:]]*(.*)$'
-  local double='^"(([^"\\]|\\.)*)"[[:space:]]*(#.*)?$'
-  local single="^'([^']*)'[[:space:]]*(#.*)?\$"
-  [[ -f $1 ]] || return 0
+# What is needed before Python runs: the project's own settings, pip's and uv's, and their way to
+# the network. Python reads the whole file (algo/env_file.py).
+# shellcheck disable=SC2034  # read by the scripts that source this file
+ROPD_ENV_NAMES='ROPD_[A-Z0-9_]+|PIP_[A-Z_]+|UV_[A-Z_]+|HTTPS?_PROXY|NO_PROXY|SSL_CERT_FILE'
+
+# A value is plain text up to ` #`, or text without backslashes in one pair of quotes. Nothing in it
+# is expanded or run.
+ropd_read_env() {
+  local names=$1 file=$ROPD_ROOT/.env line name value number=0
+  local quoted='^[[:space:]]*("([^"\\]*)"|'\''([^'\''\\]*)'\'')[[:space:]]*(#.*)?$'
+  [[ -f $file ]] || return 0
   while IFS= read -r line || [[ -n $line ]]; do
     number=$((number + 1))
-    line=${line%$'\r'}
-    [[ $line =~ ^[[:space:]]*(#.*)?$ ]] && continue
-    [[ $line =~ $assignment ]] || ropd_die "$1, line $number: expected KEY=VALUE"
-    key=${BASH_REMATCH[2]} value=${BASH_REMATCH[3]}
-    if [[ $value =~ $double ]]; then
-      value=${BASH_REMATCH[1]}
-      value=${value//\\\"/\"}
-      value=${value//\\\\/\\}
-    elif [[ $value =~ $single ]]; then
-      value=${BASH_REMATCH[1]}
-    elif [[ $value == [\"\']* ]]; then
-      ropd_die "$1, line $number: the value of $key has no closing quote, or text after it"
+    [[ $line =~ ^[[:space:]]*(export[[:space:]]+)?($names)[[:space:]]*=(.*)$ ]] || continue
+    name=${BASH_REMATCH[2]} value=${BASH_REMATCH[3]}
+    if [[ $value =~ $quoted ]]; then
+      value=${BASH_REMATCH[2]}${BASH_REMATCH[3]}
+    elif [[ $value =~ ^[[:space:]]*[\"\'] ]]; then
+      ropd_die "$file, line $number: give $name plain text, or text without backslashes in one pair" \
+        'of quotes'
     else
-      [[ $value == '#'* ]] && value=
-      value=${value%%[[:space:]]#*}
-      value=${value%"${value##*[![:space:]]}"}
+      value=$(sed -E 's/[[:space:]]#.*//; s/^[[:space:]]+//; s/[[:space:]]+$//' <<<"$value")
     fi
-    [[ -n ${!key+set} ]] || export "$key=$value"
-  done <"$1"
+    [[ -n ${!name+set} ]] || export "$name=$value"
+  done <"$file"
 }
 
 # --- running things -----------------------------------------------------------------------------
@@ -179,7 +175,7 @@ ropd_install_cpu() {
     ropd_die "$torch cannot be resolved (see above): check the network and pip's index settings"
   [[ $resolved == *nvidia-* ]] && backend=cpu
   ropd_pip_install "$1" ${backend+--torch-backend "$backend"} \
-    --editable '.[cpu,math,dev]' --constraints constraints/cpu.txt ||
+    --editable '.[cpu,batch,math,dev]' --constraints constraints/cpu.txt ||
     ropd_die 'the installation failed (see above). If it is torch that was missing: set' \
       'PIP_FIND_LINKS to a folder with a CPU build of it'
   "$1/bin/python" - <<'PY' || ropd_die 'torch is not a CPU build: remove the folder' \
@@ -196,7 +192,7 @@ PY
 }
 
 ropd_install_gpu() {
-  ropd_pip_install "$1" --editable '.[gpu,math]' --constraints constraints/gpu.txt ||
+  ropd_pip_install "$1" --editable '.[gpu,batch,math]' --constraints constraints/gpu.txt ||
     ropd_die 'the installation failed (see above)'
 }
 

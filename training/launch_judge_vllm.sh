@@ -15,12 +15,12 @@
 # ROPD_JUDGE_STARTUP_TIMEOUT_S     seconds until it must answer (1800)
 # ROPD_JUDGE_VLLM_VERSION          version of vLLM (0.32.0)
 #
-# The variables may stand in .env. Arguments are passed on to `vllm serve`.
+# The variables, and those of vLLM and Hugging Face, may stand in .env. Arguments are passed on to `vllm serve`.
 set -euo pipefail
 
 # shellcheck source=training/environment.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
-ropd_load_env "$ROPD_ROOT/.env"
+ropd_read_env "$ROPD_ENV_NAMES|HF_[A-Z_]+|VLLM_[A-Z_]+"
 
 # One judge prompt holds a question and the answers of all teachers and students.
 answers=$((4 + 8)) answer_tokens=8192 question_tokens=2048

@@ -19,8 +19,7 @@ set -euo pipefail
 root=${SLURM_SUBMIT_DIR:-$(dirname -- "${BASH_SOURCE[0]}")/..}
 # shellcheck source=training/environment.sh
 source "$root/training/environment.sh"
-# Before Ray starts: its workers have the variables of the process that starts it.
-ropd_load_env "$ROPD_ROOT/.env"
+ropd_read_env "$ROPD_ENV_NAMES"
 
 nodes=${SLURM_JOB_NUM_NODES:-2}
 port=${ROPD_RAY_PORT:-6379}
@@ -29,11 +28,15 @@ if ropd_is_dryrun; then
 else
   [[ -n ${SLURM_JOB_NODELIST:-} ]] || ropd_die 'this is no Slurm job: start it with sbatch'
   head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+  ropd_setup gpu
 fi
+# Ray's workers have the variables of the process that starts it: all of .env.
+with_env=("${ROPD_PYTHON:-python}" -P -m algo.env_file)
 on_head=(srun --overlap --nodes=1 --ntasks=1 --nodelist="$head")
 on_others=(srun --overlap --nodes=$((nodes - 1)) --ntasks=$((nodes - 1)) --exclude="$head")
-start_head=("${on_head[@]}" ray start --head --port="$port" --dashboard-host=127.0.0.1 --block)
-start_others=("${on_others[@]}" ray start --address="$head:$port" --block)
+start_head=("${on_head[@]}" "${with_env[@]}"
+  ray start --head --port="$port" --dashboard-host=127.0.0.1 --block)
+start_others=("${on_others[@]}" "${with_env[@]}" ray start --address="$head:$port" --block)
 train=("${on_head[@]}" env RAY_ADDRESS="$head:$port" ROPD_EXTRA=gpu
   bash "$ROPD_ROOT/training/train.sh" "$@")
 
@@ -44,7 +47,7 @@ if ropd_is_dryrun; then
   exit 0
 fi
 
-ropd_setup gpu
+"${with_env[@]}" true # a broken .env ends the job here, and not in each of Ray's starts
 
 ray_pids=()
 stop() {

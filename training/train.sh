@@ -12,7 +12,7 @@ set -euo pipefail
 
 # shellcheck source=training/environment.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
-ropd_load_env "$ROPD_ROOT/.env"
+ropd_read_env "$ROPD_ENV_NAMES"
 ROPD_STARTED_AT=$(date +%s) # the run reports how long its first step took to come
 export ROPD_STARTED_AT
 

@@ -13,7 +13,6 @@ import typer
 
 from algo.cli import data, doctor, export, plan, replay, report, teacher
 from algo.errors import RopdError
-from algo.paths import absolute
 
 app = typer.Typer(
     help="Rubric-based on-policy distillation.",
@@ -29,16 +28,11 @@ app.command()(plan.plan)
 app.command()(export.export)
 
 
-ENV_FILE = absolute(".env")
-"""Of the checkout, where `training/environment.sh` reads it for the scripts; of the current
-directory once installed."""
-
-
 def main() -> None:
-    from dotenv import load_dotenv
+    from algo.env_file import load_env_file
 
-    load_dotenv(ENV_FILE, override=False, interpolate=False)
     try:
+        load_env_file()
         app()
     except RopdError as error:
         print(f"ropd: {error}", file=sys.stderr)

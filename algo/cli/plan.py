@@ -63,11 +63,17 @@ def plan(
     """
     from algo.errors import ConfigurationError
     from algo.methods.registry import ropd_settings
+    from algo.ropd.pipeline import Ropd
     from algo.ropd.plan import Measured, measured_in
     from algo.runs.summary import read_metrics
 
     config = _config(run, config_name, overrides or [])
     settings = ropd_settings(config)
+    if settings.method.name != Ropd.name:
+        raise ConfigurationError(
+            f"ropd.method.name={settings.method.name}: `ropd plan` knows the calls of {Ropd.name} "
+            f"alone; set method={Ropd.name}"
+        )
     load = _workload(
         config, settings, answer_tokens, question_tokens, rubric_tokens, verdict_tokens
     )

@@ -181,10 +181,10 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def write_rows(rows: Sequence[Mapping[str, Any]], path: Path, schema: pa.Schema = SCHEMA) -> None:
+def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write `rows` so that `path` is at any moment absent, the old file, or the whole new one."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), partial)
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), partial)
     os.replace(partial, path)
 
 

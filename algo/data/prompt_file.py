@@ -67,13 +67,13 @@ def distinct_prompts(files: Iterable[PathLike], prompt_key: str = "prompt") -> d
     return found
 
 
-def uids_by_fingerprint(files: Iterable[PathLike], prompt_key: str = "prompt") -> dict[str, str]:
+def uids_by_fingerprint(files: Iterable[PathLike]) -> dict[str, str]:
     """``extra_info.index`` of every different prompt, as the official release names its rows."""
     found: dict[str, str] = {}
     for file in files:
-        for row, values in read_rows(file, (prompt_key, "extra_info")):
+        for row, values in read_rows(file, ("prompt", "extra_info")):
             index = (values.get("extra_info") or {}).get("index", row)
-            found.setdefault(prompt_fingerprint(values.get(prompt_key)), str(index))
+            found.setdefault(prompt_fingerprint(values.get("prompt")), str(index))
     return found
 
 

@@ -24,8 +24,9 @@ from algo.judge.extraction import (
     extract_object,
     looks_like_refusal,
 )
+from algo.llm.admission import Deadline
 from algo.llm.endpoint import Endpoint, Reply, Request
-from algo.llm.scheduler import Deadline, RequestScheduler
+from algo.llm.scheduler import RequestScheduler
 from algo.llm.wire import CUT_OFF, REFUSED
 from algo.thinking import after_thinking, is_unclosed
 

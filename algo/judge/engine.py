@@ -81,7 +81,7 @@ class Engine:
             self._tally.judged(
                 judgement, group_figures(judgement, scored), self._method.figures(scored)
             )
-            if scored.panels:
+            if any(rule is None for rule in scored.rules):  # else no judge was asked
                 self._gate.judged()
             return scored
 
@@ -138,7 +138,7 @@ def open_engine(
         teacher_answers=settings.teacher_answers,
     )
     method = kind(settings, resources)
-    journal = Journal(settings.journal_dir, settings.journal_rotate_mb << 20)
+    journal = Journal(settings.journal_dir)
     return Engine(method, settings, roles, scheduler, journal)
 
 

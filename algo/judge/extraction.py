@@ -4,8 +4,8 @@ Prose before and after, code fences, think blocks and floods of whitespace are n
 is recognised by its `schema_version`; two that differ are an error, since choosing one would be a
 guess about what the model meant. A draft is no answer: what stands in a think block that never
 ended does not count, nor does what a reply wrote on after when it ran into its token limit. What
-the object must hold is the method's part; `validated` reads it strictly, and `strict_object` and
-`array` describe it to endpoints that take a JSON schema.
+the object must hold is the method's part; `validated` reads it strictly, and `reply_schema`,
+`strict_object` and `array` describe it to endpoints that take a JSON schema.
 """
 
 from __future__ import annotations
@@ -145,6 +145,13 @@ def check_schema(found: str, wanted: str) -> None:
     """Raise `InvalidReply` unless a reply's `schema_version` is the wanted one."""
     if found != wanted:
         raise InvalidReply(f'"schema_version" is {found!r}; it must be {wanted!r}')
+
+
+def reply_schema(schema_version: str, properties: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON schema of a reply: an object that names its schema and has all of `properties`."""
+    return strict_object(
+        {"schema_version": {"type": "string", "enum": [schema_version]}, **properties}
+    )
 
 
 def strict_object(properties: dict[str, Any]) -> dict[str, Any]:

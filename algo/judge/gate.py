@@ -2,7 +2,7 @@
 
 The gate closes once more than `max_failed_fraction` of a whole window has failed, so a few failures
 at the start of a run do not close it, and it needs no full window to close. It neither counts for
-metrics nor ends requests; `pipeline.py` acts on what it says.
+metrics nor ends requests; `engine.py` acts on what it says.
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ from algo.errors import JournalError
 from algo.sealed_lines import BrokenLine, seal, unseal
 
 _PATTERN: Final = "judgements-*.jsonl"
+_ROTATE_BYTES: Final = 256 << 20
+"""A file that has grown past this is closed and a new one begun, so that an editor opens each."""
 
 
 _Waiting = tuple[bytes, asyncio.Future[None]]
@@ -28,7 +30,7 @@ _Waiting = tuple[bytes, asyncio.Future[None]]
 class Journal:
     """The writer of one folder."""
 
-    def __init__(self, folder: Path, rotate_bytes: int) -> None:
+    def __init__(self, folder: Path, rotate_bytes: int = _ROTATE_BYTES) -> None:
         self._folder = folder
         self._rotate_bytes = rotate_bytes
         self._pending: list[_Waiting] = []

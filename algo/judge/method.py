@@ -2,7 +2,7 @@
 
 A method turns a group's rollouts into `Panel`s: evidence that some judge gave, and the scores that
 follow from it by arithmetic. Everything around that (waiting, retrying, journal, quality gate,
-counters, replay) is the engine's and the same for every method. A whole one:
+counters, replay) is the engine's and the same for every method.
 
     @dataclass(frozen=True)
     class Votes(Panel):
@@ -12,14 +12,12 @@ counters, replay) is the engine's and the same for every method. A whole one:
         def scores(self) -> tuple[float, ...]:
             return tuple(map(float, self.yes))
 
-        def record(self) -> dict[str, Any]:
-            return {"students": list(self.students), "yes": list(self.yes)}
-
-    class Voting(Method[RopdSettings]):
-        name = "voting"
+    class YesNo(Method[RopdSettings]):
+        name = "yesno"
+        panel = Votes
         ...
 
-`docs/methods.md` shows the rest, and what to add beside it.
+`docs/methods.md` has all of it, and what to add beside it.
 """
 
 from __future__ import annotations
@@ -28,10 +26,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from statistics import fmean
 from time import perf_counter
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 from uuid import uuid4
+
+from pydantic import TypeAdapter
 
 from algo.errors import FailureKind, JudgeFailure, MethodError, TeacherMissing
 from algo.judge.asking import Judge, Transcript
@@ -62,9 +63,22 @@ class Panel(ABC):
         """The same for each teacher answer that was judged beside them, if any was."""
         return ()
 
-    @abstractmethod
     def record(self) -> dict[str, Any]:
-        """What the journal keeps: JSON values from which `Method.panel_of` makes the panel anew."""
+        """What the journal keeps: JSON values from which `of` makes the panel anew.
+
+        By default every field of the dataclass under its own name.
+        """
+        return _fields(type(self)).dump_python(self, mode="json")
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Self:
+        """The panel that `record` gave `entry` for; needs no settings and no endpoint."""
+        return _fields(cls).validate_python(entry)
+
+
+@cache
+def _fields(kind: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 @dataclass
@@ -188,8 +202,11 @@ class Method(ABC, Generic[SettingsT]):
 
     name: ClassVar[str]
     """Stands in `ropd.method.name`, in the registry and in every record."""
+    panel: ClassVar[type[Panel]]
+    """What `panels` gives; its `of` reads a record's panels back."""
     options: ClassVar[type[Settings]] = Settings
-    """The type of the keys beside `ropd.method.name`; the base takes none."""
+    """The type of the keys beside `ropd.method.name`, which `settings.method.read(options)` gives;
+    the base takes none."""
     metrics: ClassVar[Mapping[str, str]] = {}
     """What `figures` and `drain_metrics` report: name under `ropd/`, and what it says."""
 
@@ -212,11 +229,6 @@ class Method(ABC, Generic[SettingsT]):
         asked = f"asks {' and '.join(cls.roles(settings))}"
         m = settings.teacher_answers
         return f"{asked}, m={m} teacher answers" if cls.needs_teachers(settings) else asked
-
-    @classmethod
-    @abstractmethod
-    def panel_of(cls, entry: Mapping[str, Any]) -> Panel:
-        """The panel that `Panel.record` gave `entry` for; needs no settings and no endpoint."""
 
     @abstractmethod
     async def panels(self, judgement: Judgement) -> Sequence[Panel]:

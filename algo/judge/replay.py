@@ -70,7 +70,7 @@ def replay_record(record: Mapping[str, Any], methods: Methods) -> Replayed:
             f"judgement {record['judgement_id']} was made by the method {name!r}, which is not "
             f"among {', '.join(methods)}: install what brought it, or read it with that version"
         )
-    panels = tuple(methods[name].panel_of(entry) for entry in record["panels"])
+    panels = tuple(methods[name].panel.of(entry) for entry in record["panels"])
     students = student_scores(panels, len(record["rollouts"]))
     teachers = teacher_scores(panels)
     exact = (

@@ -7,11 +7,13 @@ node.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import ConfigDict, Field
 
-from algo.llm.settings import Fraction, LimitsSettings, Settings
+from algo.llm.settings import Fraction, LimitsSettings, Settings, validated
+
+OptionsT = TypeVar("OptionsT", bound=Settings)
 
 
 class MethodSettings(Settings):
@@ -22,6 +24,13 @@ class MethodSettings(Settings):
     name: str = "ropd"
     """One of `algo/methods/registry.py`."""
 
+    def read(self, options: type[OptionsT]) -> OptionsT:
+        """The keys beside `name` as the method's own `options`.
+
+        Raises `ConfigurationError` naming each wrong key.
+        """
+        return validated(options, self.model_extra or {}, "ropd.method")
+
 
 class GateSettings(Settings):
     """The quality gate: too many failed groups stop the run."""
@@ -31,7 +40,7 @@ class GateSettings(Settings):
     max_failed_fraction: Fraction = 0.3
     """The gate closes once more than this share of a whole window has failed."""
     action: Literal["stop", "pause"] = "stop"
-    """`pause` holds the groups back and lets single ones try again, up to limits.outage_s."""
+    """`pause` holds the groups back and lets single ones try again, up to `limits.outage_s`."""
 
 
 class EngineSettings(Settings):
@@ -41,11 +50,9 @@ class EngineSettings(Settings):
     teacher_index: Path | None = None
     """File made by `ropd teacher build`."""
     teacher_answers: int = Field(default=4, ge=1)
-    """m of Eq. 1."""
+    """m of Eq. 1: how many of a prompt's stored answers are shown."""
     journal_dir: Path | None = None
     """Folder of the judgement journal; one process writes to it."""
-    journal_rotate_mb: int = Field(default=256, ge=1)
-    """A journal file that has grown past this is closed and a new one begun."""
     gate: GateSettings = GateSettings()
 
     @property

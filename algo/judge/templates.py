@@ -58,13 +58,19 @@ class PromptTemplate:
 
     @classmethod
     def load(
-        cls, name: str, path: Path | None, placeholders: Iterable[str], *, setting: str
+        cls,
+        name: str,
+        placeholders: Iterable[str],
+        path: Path | None = None,
+        *,
+        setting: str | None = None,
     ) -> PromptTemplate:
         """The template at `path`, or the shipped `prompts/<name>.txt`.
 
         `setting` is what names `path` in the configuration. Raises `ConfigurationError` when the
         file cannot be read, or when a placeholder is missing or unknown.
         """
+        setting = setting or f"prompts/{name}.txt"
         wanted = frozenset(placeholders)
         file = shipped("prompts") / f"{name}.txt" if path is None else absolute(path)
         try:
@@ -87,6 +93,15 @@ class PromptTemplate:
     def fill(self, values: Mapping[str, str]) -> str:
         """Put each value in place of its `{{name}}`, in a single pass."""
         return _PLACEHOLDER.sub(lambda match: values[match.group(1)], self.text)
+
+    def show(self, data: Mapping[str, Sequence[Block]], values: Mapping[str, str]) -> str:
+        """The prompt with each placeholder's blocks fenced under one new `nonce`.
+
+        `values` are put in as they are: the method's own words, never a question or an answer.
+        """
+        nonce = draw_nonce(block.text for blocks in data.values() for block in blocks)
+        shown = {name: fenced(blocks, nonce) for name, blocks in data.items()}
+        return self.fill({**values, **shown, "nonce": nonce})
 
 
 def inert(text: str) -> str:
@@ -115,13 +130,18 @@ def draw_nonce(texts: Iterable[str]) -> str:
 
 
 def fence(block: Block, nonce: str) -> str:
-    """The block between its two lines."""
-    return f"<<<BEGIN {block.label} {nonce}>>>\n{block.text}\n<<<END {block.label} {nonce}>>>"
+    """The block, made inert, between its two lines.
+
+    A nonce that does not occur in the text does not occur in the inert text either: nothing is
+    added to it but spaces and replacement characters.
+    """
+    label = block.label
+    return f"<<<BEGIN {label} {nonce}>>>\n{inert(block.text)}\n<<<END {label} {nonce}>>>"
 
 
 def numbered(label: str, texts: Sequence[str]) -> list[Block]:
-    """`texts`, made inert, as blocks `LABEL 1`, `LABEL 2`, ..."""
-    return [Block(f"{label} {index}", inert(text)) for index, text in enumerate(texts, start=1)]
+    """`texts` as blocks `LABEL 1`, `LABEL 2`, ..."""
+    return [Block(f"{label} {index}", text) for index, text in enumerate(texts, start=1)]
 
 
 def fenced(blocks: Sequence[Block], nonce: str) -> str:

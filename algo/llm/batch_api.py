@@ -1,27 +1,31 @@
-"""The OpenAI batch API over HTTP: files up, batches made and watched, results down.
+"""The OpenAI batch API: files up, batches made and watched, results down.
 
-One call here is one HTTP exchange with a bounded number of retries. What a batch is for, and which
-of them are still owed, is `teacher_batch`'s part.
+The HTTP is the `openai` package's (extra `batch`), with its bounded retries. What a batch is for,
+and which of them are still owed, is `algo/teacher/build_batch.py`'s part.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Final, Self, TypeVar
 
-import aiohttp
-import orjson
+from openai import APIError, APIStatusError, AsyncOpenAI, Omit
+from openai.types import Batch
 
 from algo.errors import FailureKind, JudgeOutage
 from algo.llm.endpoint import Endpoint
-from algo.llm.wire import excerpt
+from algo.llm.wire import status_fault
 
-_ATTEMPTS = 6
-_CALL_TIMEOUT_S = 600.0
-_PAGE = 100
+_RETRIES: Final = 7  # half a minute of an endpoint that is down, at the package's pace
+_SILENCE_S: Final = 600.0  # the endpoint reads a file of 190 MB before it answers
+_CALL_TIMEOUT_S: Final = 3600.0  # with all retries
+_PAGE: Final = 100  # the most that the API gives
+
+Received = TypeVar("Received")
+Wanted = TypeVar("Wanted")
 
 
 @dataclass(frozen=True)
@@ -46,15 +50,19 @@ class BatchApi:
     Every call raises `JudgeOutage` when the endpoint refuses it or does not answer.
     """
 
-    def __init__(self, endpoint: Endpoint, backoff_s: float = 1.0) -> None:
+    def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._backoff_s = backoff_s
-        self._session: aiohttp.ClientSession | None = None
+        key = endpoint.api_key
+        self._client = AsyncOpenAI(
+            base_url=endpoint.base_url,
+            # Without a key here the package would send OPENAI_API_KEY to whoever answers.
+            api_key="none" if key is None else key.get_secret_value(),
+            max_retries=_RETRIES,
+            timeout=_SILENCE_S,
+        )
+        self._headers: Mapping[str, str | Omit] = {"Authorization": Omit()} if key is None else {}
 
     async def __aenter__(self) -> Self:
-        key = self._endpoint.api_key
-        headers = {} if key is None else {"Authorization": f"Bearer {key.get_secret_value()}"}
-        self._session = aiohttp.ClientSession(headers=headers, trust_env=True)
         return self
 
     async def __aexit__(
@@ -63,92 +71,90 @@ class BatchApi:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
+        await self._client.close()
 
     async def upload(self, lines: bytes) -> str:
         """Store an input file; returns its id."""
-
-        def form() -> aiohttp.FormData:
-            data = aiohttp.FormData()
-            data.add_field("purpose", "batch")
-            data.add_field("file", lines, filename="requests.jsonl")
-            return data
-
-        return orjson.loads(await self._call("POST", "/files", form))["id"]
+        sent = self._client.files.create(
+            file=("requests.jsonl", lines), purpose="batch", extra_headers=self._headers
+        )
+        return await self._call("POST /files", sent, lambda file: _text(file.id))
 
     async def create(self, file: str, tag: str) -> BatchState:
         """Start a batch over an input file; `tag` is kept with it."""
-        body = orjson.dumps(
-            {
-                "input_file_id": file,
-                "endpoint": "/v1/chat/completions",
-                "completion_window": "24h",
-                "metadata": {"ropd_build": tag},
-            }
-        )
+        responses = self._endpoint.settings.api == "responses"
         # Sent once: a second copy of a call whose reply was lost would be a second, paid batch.
-        return _state(orjson.loads(await self._call("POST", "/batches", body, attempts=1)))
+        sent = self._client.with_options(max_retries=0).batches.create(
+            input_file_id=file,
+            endpoint="/v1/responses" if responses else "/v1/chat/completions",
+            completion_window="24h",
+            metadata={"ropd_build": tag},
+            extra_headers=self._headers,
+        )
+        return await self._call("POST /batches", sent, _state)
 
     async def state(self, batch: str) -> BatchState:
-        return _state(orjson.loads(await self._call("GET", f"/batches/{batch}")))
+        asked = self._client.batches.retrieve(batch, extra_headers=self._headers)
+        return await self._call(f"GET /batches/{batch}", asked, _state)
 
     async def recent(self) -> AsyncIterator[BatchState]:
         """The account's batches, newest first."""
-        after = ""
+        asked = self._client.batches.list(limit=_PAGE, extra_headers=self._headers)
         while True:
-            page = orjson.loads(await self._call("GET", f"/batches?limit={_PAGE}{after}"))
-            for batch in page["data"]:
-                yield _state(batch)
-            if not page.get("has_more"):
+            page, states = await self._call(
+                "GET /batches", asked, lambda page: (page, [_state(batch) for batch in page.data])
+            )
+            for state in states:
+                yield state
+            if not page.has_next_page():
                 return
-            after = f"&after={page['data'][-1]['id']}"
+            asked = page.get_next_page()
 
     async def content(self, file: str) -> bytes:
-        return await self._call("GET", f"/files/{file}/content")
+        asked = self._client.files.content(file, extra_headers=self._headers)
+        return await self._call(f"GET /files/{file}/content", asked, lambda reply: reply.content)
 
     async def _call(
-        self, method: str, path: str, body: Any = None, attempts: int = _ATTEMPTS
-    ) -> bytes:
-        problem = ""
-        for attempt in range(attempts):
-            if attempt:
-                await asyncio.sleep(self._backoff_s * 2 ** (attempt - 1))
+        self, call: str, sent: Awaitable[Received], read: Callable[[Received], Wanted]
+    ) -> Wanted:
+        """What `read` finds in the reply; `call` names it in an error."""
+        try:
+            async with asyncio.timeout(_CALL_TIMEOUT_S):
+                received = await sent
+        except APIStatusError as error:
+            body = self._endpoint.without_key(error.response.content)
+            problem = status_fault(error.status_code, error.response.headers, body).message
+        except APIError as error:
+            problem = f"{type(error).__name__}: {error.__cause__ or error}"
+        except TimeoutError:
+            problem = f"no reply within {_CALL_TIMEOUT_S:.0f} s"
+        except ValueError as error:  # a body that is no JSON
+            problem = f"{type(error).__name__}: {error}"
+        else:
             try:
-                status, received = await self._exchange(method, path, body)
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                problem = f"{type(error).__name__}: {error}"
-                continue
-            if status == 200:
-                return received
-            problem = f"HTTP {status}: {excerpt(received)}"
-            if status != 429 and status < 500:
-                break
+                return read(received)
+            except (AttributeError, TypeError):  # the package takes any JSON, and even text
+                problem = "HTTP 200 whose body is no reply of the batch API"
+        message = self._endpoint.without_key(f"{call}: {problem}".encode()).decode()
         raise JudgeOutage(
-            self._endpoint.name, FailureKind.TRANSPORT, 0.0, f"{method} {path}: {problem}"
+            self._endpoint.name, FailureKind.TRANSPORT, 0.0, " ".join(message.split())
         )
 
-    async def _exchange(self, method: str, path: str, body: Any) -> tuple[int, bytes]:
-        assert self._session is not None
-        data = body() if callable(body) else body
-        headers = {"Content-Type": "application/json"} if isinstance(data, bytes) else {}
-        async with self._session.request(
-            method,
-            self._endpoint.base_url + path,
-            data=data,
-            headers=headers,
-            timeout=aiohttp.ClientTimeout(total=_CALL_TIMEOUT_S),
-        ) as response:
-            return response.status, await response.read()
 
-
-def _state(batch: Mapping[str, Any]) -> BatchState:
-    errors = ((batch.get("errors") or {}).get("data")) or []
+def _state(batch: Batch) -> BatchState:
+    errors = (batch.errors and batch.errors.data) or []
     return BatchState(
-        id=batch["id"],
-        status=batch["status"],
-        tag=(batch.get("metadata") or {}).get("ropd_build"),
-        output_file=batch.get("output_file_id"),
-        error_file=batch.get("error_file_id"),
-        message="; ".join(str(error.get("message")) for error in errors[:3]),
+        id=_text(batch.id),
+        status=_text(batch.status),
+        tag=(batch.metadata or {}).get("ropd_build"),
+        output_file=batch.output_file_id,
+        error_file=batch.error_file_id,
+        message="; ".join(str(error.message) for error in errors[:3]),
     )
+
+
+def _text(value: object) -> str:
+    """`value`, of which the package says that it is text, and which it leaves out if it is not."""
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value

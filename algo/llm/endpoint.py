@@ -37,6 +37,12 @@ class Endpoint:
         """What fails together: requests to one model behind one URL."""
         return self.base_url, self.model
 
+    def without_key(self, body: bytes) -> bytes:
+        """Some servers quote the key they refuse; it must not travel on in an error message."""
+        if self.api_key is None:
+            return body
+        return body.replace(self.api_key.get_secret_value().encode(), b"(key)")
+
 
 @dataclass(frozen=True)
 class Request:

@@ -41,16 +41,6 @@ COUNTERS: Final[dict[str, str]] = {
 }
 """What `RequestScheduler.drain_counters` reports, and what it says."""
 
-__all__ = [
-    "COUNTERS",
-    "Deadline",
-    "Endpoint",
-    "Reply",
-    "Request",
-    "RequestScheduler",
-    "until_reply",
-]
-
 
 async def until_reply(
     send: Callable[[int], Awaitable[Reply]], pause_s: Callable[[int, Fault], float]
@@ -72,15 +62,13 @@ async def until_reply(
 class RequestScheduler:
     """Sends requests of any role within the limits; use `async with`, or `aclose` at the end.
 
-    `rng` draws the jitter. One event loop uses it: the one of the first request.
+    One event loop uses it: the one of the first request.
     """
 
-    def __init__(
-        self, limits: LimitsSettings | None = None, *, rng: random.Random | None = None
-    ) -> None:
+    def __init__(self, limits: LimitsSettings | None = None) -> None:
         self.limits = limits or LimitsSettings()
-        self._rng = rng or random.Random()
-        self._admission = Admission(self.limits, self._rng)
+        self._jitter = random.Random()
+        self._admission = Admission(self.limits, self._jitter)
         self._transport = Transport()
         self._retries: Counter[FailureKind] = Counter()
 
@@ -94,24 +82,20 @@ class RequestScheduler:
         self._admission.close()
         await self._transport.aclose()
 
-    def deadline(self, endpoint: Endpoint, seconds: float | None = None) -> Deadline:
-        """`seconds` (default: `stage_deadline_s`) of the time in which the endpoint is up.
+    def deadline(self, endpoint: Endpoint) -> Deadline:
+        """`stage_deadline_s` of the time in which the endpoint is up.
 
         Several requests may share one: the turns of a conversation, the calls of a stage.
         """
         server = self._admission.server(endpoint)
-        return Deadline(server, self.limits.stage_deadline_s if seconds is None else seconds)
+        return Deadline(server, self.limits.stage_deadline_s)
 
     async def complete(
-        self, endpoint: Endpoint, request: Request, deadline: Deadline | float | None = None
+        self, endpoint: Endpoint, request: Request, shared: Deadline | None = None
     ) -> Reply:
-        """One reply of `endpoint` to `request`.
-
-        `deadline` in seconds from now, or shared through `self.deadline`.
-        """
+        """One reply of `endpoint` to `request`, within `shared` or a deadline of its own."""
         server = self._admission.server(endpoint)
-        if not isinstance(deadline, Deadline):
-            deadline = self.deadline(endpoint, deadline)
+        deadline = shared or self.deadline(endpoint)
         tokens = _expected_tokens(endpoint, request)
         charged: Counter[FailureKind] = Counter()
         last = Fault(FailureKind.TIMEOUT, "no request could be sent")
@@ -146,7 +130,7 @@ class RequestScheduler:
 
     def backoff_s(self, failures: int, fault: Fault) -> float:
         """Seconds before the retry after `failures` earlier ones; the endpoint may ask for more."""
-        return max(backoff_s(failures, self.limits, self._rng), fault.retry_after_s or 0.0)
+        return max(backoff_s(failures, self.limits, self._jitter), fault.retry_after_s or 0.0)
 
     def count_retry(self, kind: FailureKind) -> None:
         """Count a retry that the caller makes because of what a reply said."""

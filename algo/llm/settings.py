@@ -7,44 +7,84 @@ the environment.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from algo.errors import ConfigurationError
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 
 class Settings(BaseModel):
-    """The base of every node: frozen, and strict about its keys."""
+    """The base of every node: frozen, and strict about its keys.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    The string under a field is its description; docs/reference.md is made of them.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True
+    )
+
+
+AnySettings = TypeVar("AnySettings", bound=BaseModel)
+
+
+def validated(kind: type[AnySettings], node: Mapping[str, Any], name: str = "") -> AnySettings:
+    """The settings in a plain node; raises `ConfigurationError` naming each wrong key.
+
+    `name` is how the node is called; keys of the node `""` stand alone.
+    """
+    try:
+        return kind.model_validate(dict(node))
+    except ValidationError as error:
+        raise ConfigurationError(one_line(error, name)) from None
+
+
+def one_line(error: ValidationError, name: str) -> str:
+    """Every fault that pydantic found in the node, by key, on one line."""
+    faults = []
+    for fault in error.errors(include_url=False):
+        key = ".".join([*filter(None, [name]), *(str(part) for part in fault["loc"])])
+        if fault["type"] == "extra_forbidden":
+            faults.append(f"{key}: no such setting")
+        else:
+            faults.append(f"{key}={fault['input']!r}: {fault['msg']}")
+    return "; ".join(faults)
 
 
 class PricesSettings(Settings):
     """What a million tokens cost, in any one currency."""
 
     input: float = Field(default=0.0, ge=0.0)
+    """Prompt tokens that the endpoint had to read anew."""
     cached: float = Field(default=0.0, ge=0.0)
     """Prompt tokens that the endpoint reports as served from its cache."""
     output: float = Field(default=0.0, ge=0.0)
+    """Tokens of a reply, thinking included."""
 
 
 class RoleSettings(Settings):
     """One LLM role: which endpoint answers for it, and how it is asked."""
 
     model: str | None = None
-    """`null`: ROPD_<ROLE>_MODEL of the environment."""
+    """`null`: the environment's `ROPD_<ROLE>_MODEL`."""
     base_url: str | None = None
-    """Up to and including `/v1`. `null`: OPENAI_BASE_URL of the environment, else OpenAI's own."""
+    """Up to and including `/v1`. `null`: the environment's `OPENAI_BASE_URL`, else OpenAI's own."""
     api_key_env: str | None = "OPENAI_API_KEY"
     """The NAME of the variable that holds the key; `null` for an endpoint that asks for none."""
     api: Literal["chat_completions", "responses"] = "chat_completions"
+    """`responses` for models that are served that way only."""
     temperature: float | None = Field(default=None, ge=0.0)
     """`null` leaves the endpoint's default, as for every sampling key below."""
     top_p: float | None = Field(default=None, gt=0.0, le=1.0)
+    """Nucleus sampling."""
     seed: int | None = None
+    """Sent with each request."""
     reasoning_effort: str | None = None
+    """How much a reasoning model thinks, in the endpoint's own words, such as `low`."""
     max_tokens: int = Field(default=4096, ge=1)
     """Most tokens of a reply, thinking included."""
     max_tokens_key: Literal["auto", "max_tokens", "max_completion_tokens"] = "auto"
@@ -63,20 +103,27 @@ class RoleSettings(Settings):
 
 
 class RetriesSettings(Settings):
-    """How often a request is tried again, by the kind of failure.
+    """How often one request is tried again, by the kind of failure.
 
     A failure that shows the whole endpoint to be down is charged to the endpoint (it waits, up to
     `outage_s`), not to the request.
     """
 
     transport: int = Field(default=6, ge=0)
+    """A connection refused or reset, a 5xx, half a body."""
     rate_limit: int = Field(default=12, ge=0)
+    """HTTP 429."""
     timeout: int = Field(default=2, ge=0)
+    """No complete reply within `timeout_s`."""
     refusal: int = Field(default=1, ge=0)
+    """The model declined, or a content filter did."""
     truncated: int = Field(default=2, ge=0)
+    """The reply stopped at `max_tokens` before its JSON was complete."""
     unparseable: int = Field(default=2, ge=0)
-    """A repair turn tells the model what was wrong, as for `truncated` and `invalid`."""
+    """The reply holds no JSON object. The next request tells the model what was wrong, as for
+    `truncated` and `invalid`."""
     invalid: int = Field(default=2, ge=0)
+    """The reply's JSON breaks its schema."""
 
 
 class LimitsSettings(Settings):
@@ -96,6 +143,7 @@ class LimitsSettings(Settings):
     backoff_s: Seconds = 0.5
     """Before the first retry of a request; doubles, with jitter."""
     max_backoff_s: Seconds = 30.0
+    """The longest such pause, unless the endpoint asks for more."""
     stage_deadline_s: Seconds = 600.0
     """For one stage of a group (its rubric, or all its verdicts) with every retry and wait. A
     group is thus judged or failed within twice this, plus at most `outage_s` of waiting for an

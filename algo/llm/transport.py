@@ -72,7 +72,7 @@ class Transport:
                 ) as response,
             ):
                 received = await _bounded_body(response)
-                return response.status, response.headers, _without_key(received, endpoint)
+                return response.status, response.headers, endpoint.without_key(received)
         except TimeoutError:
             raise Fault(
                 FailureKind.TIMEOUT, f"no complete reply within {timeout_s:.1f} s"
@@ -105,13 +105,6 @@ def _is_loopback(url: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _without_key(body: bytes, endpoint: Endpoint) -> bytes:
-    """Some servers quote the key they refuse; it must not travel on in an error message."""
-    if endpoint.api_key is None:
-        return body
-    return body.replace(endpoint.api_key.get_secret_value().encode(), b"(key)")
 
 
 async def _bounded_body(response: aiohttp.ClientResponse) -> bytes:

@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import ValidationError
 
 from algo.errors import ConfigurationError
 from algo.judge.engine import Engine, open_engine
 from algo.judge.method import Method, TeacherAnswers
 from algo.llm.settings import RoleSettings
 from algo.ropd.pipeline import Ropd
-from algo.ropd.settings import RopdSettings, one_line
+from algo.ropd.settings import RopdSettings
 
 METHODS: dict[str, type[Method[RopdSettings]]] = {
     method.name: method
@@ -51,10 +50,7 @@ def method_of(settings: RopdSettings) -> type[Method[RopdSettings]]:
 def check_method(settings: RopdSettings) -> None:
     """Raise `ConfigurationError` unless the method exists and takes the options beside its name."""
     method = method_of(settings)
-    try:
-        method.options.model_validate(settings.method.model_extra or {})
-    except ValidationError as error:
-        raise ConfigurationError(one_line(error, "ropd.method")) from None
+    settings.method.read(method.options)
 
 
 def roles_of(settings: RopdSettings) -> Mapping[str, RoleSettings]:

@@ -10,22 +10,20 @@ from collections.abc import Sequence
 
 from algo.judge.asking import Judge, Query, Transcript
 from algo.judge.context import Call, ContextWindow
+from algo.judge.templates import PromptTemplate
 from algo.llm.endpoint import Endpoint
 from algo.llm.tasks import all_of
 from algo.ropd.prompts import (
     VerifierPrompts,
-    load_rubricator_template,
     load_verifier_template,
-    rubricator_prompt,
+    rubricator_answers,
+    rubricator_form,
 )
 from algo.ropd.rubric import (
-    RUBRIC_SCHEMA,
     VERIFIER_SCHEMA,
     Rubric,
     Verdict,
-    parse_rubric,
     parse_verdicts,
-    rubric_json_schema,
     verifier_json_schema,
 )
 from algo.ropd.scoring import Pool
@@ -37,11 +35,11 @@ class Rubricator:
 
     def __init__(self, judge: Judge, settings: RopdSettings) -> None:
         self._judge = judge
-        self.template = load_rubricator_template(settings.prompts.rubricator)
-        self._criteria = (settings.rubric.min_criteria, settings.rubric.max_criteria)
-        # One rubric is for all answers, so what does not fit is never split over several calls.
-        overflow = "fail" if settings.verification.overflow == "fail" else "cut"
-        self._window = ContextWindow("rubricator", settings.judge.rubricator, overflow)
+        self._form = rubricator_form(settings)
+
+    @property
+    def template(self) -> PromptTemplate:
+        return self._form.template
 
     async def write(
         self,
@@ -51,21 +49,8 @@ class Rubricator:
         transcript: Transcript,
     ) -> Rubric:
         """C_x = Rubricator(x, Y_T, Y_S): one rubric for all `students` given."""
-        (call,) = self._window.plan([self.template.text, question], [*teachers, *students])
-        shown_teachers, shown_students = call.texts[: len(teachers)], call.texts[len(teachers) :]
-        return await self._judge.ask(
-            Query(
-                rubricator_prompt(
-                    self.template, question, shown_teachers, shown_students, self._criteria
-                ),
-                RUBRIC_SCHEMA,
-                rubric_json_schema(self._criteria),
-                lambda payload: parse_rubric(payload, self._criteria),
-                call,
-            ),
-            self._judge.deadline(),
-            transcript,
-        )
+        query = self._form.query(question, rubricator_answers(teachers, students))
+        return await self._judge.ask(query, self._judge.deadline(), transcript)
 
 
 class Verifier:

@@ -35,6 +35,7 @@ class Ropd(Method[RopdSettings]):
     """
 
     name = "ropd"
+    panel = RubricPanel
     metrics = METRICS | PROBE_METRICS
 
     async def panels(self, judgement: Judgement) -> Sequence[RubricPanel]:
@@ -78,10 +79,6 @@ class Ropd(Method[RopdSettings]):
             f"m={settings.teacher_answers} teacher answers, rubric {rubric.mode} of "
             f"{rubric.min_criteria} to {rubric.max_criteria} criteria, verification {mode}"
         )
-
-    @classmethod
-    def panel_of(cls, entry: Mapping[str, Any]) -> RubricPanel:
-        return RubricPanel.of(entry)
 
     def setup(self) -> dict[str, Any]:
         return {

@@ -134,8 +134,6 @@ class StepBound:
     """No step can be shorter; seconds. `visible` is what the judge adds to a step without one."""
 
     step_s: float
-    judging_s: float
-    """All of a step's requests at the given concurrency, at least one group's tail."""
     visible_s: float
     in_flight_to_hide: int
     """Requests in flight that end a step's judging within the step's other work."""
@@ -164,7 +162,6 @@ def bound_step(
         window = idle
     return StepBound(
         step_s=step,
-        judging_s=judging,
         visible_s=step - idle,
         in_flight_to_hide=max(1, math.ceil(judge.work_s / window)),
     )

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import orjson
 
+from algo.judge.context import ContextWindow
+from algo.judge.form import Form
 from algo.judge.templates import (
     Block,
     PromptTemplate,
@@ -21,14 +23,15 @@ from algo.judge.templates import (
     inert,
     numbered,
 )
-from algo.ropd.rubric import Rubric
+from algo.ropd.rubric import RUBRIC_SCHEMA, Rubric, parse_rubric, rubric_properties
+from algo.ropd.settings import RopdSettings
 
 
 def load_rubricator_template(path: Path | None) -> PromptTemplate:
     return PromptTemplate.load(
         "rubricator",
-        path,
         ("nonce", "min_criteria", "max_criteria", "question", "teacher_answers", "student_answers"),
+        path,
         setting="ropd.prompts.rubricator",
     )
 
@@ -36,34 +39,33 @@ def load_rubricator_template(path: Path | None) -> PromptTemplate:
 def load_verifier_template(path: Path | None) -> PromptTemplate:
     return PromptTemplate.load(
         "verifier",
-        path,
         ("nonce", "question", "rubric", "answers"),
+        path,
         setting="ropd.prompts.verifier",
     )
 
 
-def rubricator_prompt(
-    template: PromptTemplate,
-    question: str,
-    teachers: Sequence[str],
-    students: Sequence[str],
-    criteria: tuple[int, int],
-) -> str:
-    """The Rubricator's user message; `criteria` is the allowed range of K (paper App. D)."""
-    question = inert(question)
-    teacher_blocks = numbered("TEACHER ANSWER", teachers)
-    student_blocks = numbered("STUDENT ANSWER", students)
-    nonce = draw_nonce((question, *(block.text for block in teacher_blocks + student_blocks)))
-    return template.fill(
-        {
-            "nonce": nonce,
-            "min_criteria": str(criteria[0]),
-            "max_criteria": str(criteria[1]),
-            "question": fence(Block("QUESTION", question), nonce),
-            "teacher_answers": fenced(teacher_blocks, nonce),
-            "student_answers": fenced(student_blocks, nonce),
-        }
+def rubricator_form(settings: RopdSettings) -> Form[Rubric]:
+    """How the Rubricator is asked for a rubric of the allowed number of criteria (paper App. D)."""
+    least, most = criteria = (settings.rubric.min_criteria, settings.rubric.max_criteria)
+    # One rubric is for all answers, so what does not fit is never split over several calls.
+    overflow = "fail" if settings.verification.overflow == "fail" else "cut"
+    return Form(
+        load_rubricator_template(settings.prompts.rubricator),
+        ContextWindow("rubricator", settings.judge.rubricator, overflow),
+        RUBRIC_SCHEMA,
+        rubric_properties(criteria),
+        lambda payload: parse_rubric(payload, criteria),
+        {"min_criteria": str(least), "max_criteria": str(most)},
     )
+
+
+def rubricator_answers(teachers: Sequence[str], students: Sequence[str]) -> dict[str, list[Block]]:
+    """The answers that a rubric contrasts, by placeholder of the Rubricator's template."""
+    return {
+        "teacher_answers": numbered("TEACHER ANSWER", teachers),
+        "student_answers": numbered("STUDENT ANSWER", students),
+    }
 
 
 @dataclass(frozen=True)

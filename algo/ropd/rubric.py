@@ -18,6 +18,7 @@ from algo.judge.extraction import (
     Value,
     array,
     check_schema,
+    reply_schema,
     strict_object,
     validated,
 )
@@ -99,8 +100,8 @@ def parse_verdicts(
     return tuple(by_index[index] for index in range(1, answer_count + 1))
 
 
-def rubric_json_schema(criteria: tuple[int, int]) -> dict[str, Any]:
-    """The JSON schema of a Rubricator reply, in the subset that OpenAI's strict mode takes."""
+def rubric_properties(criteria: tuple[int, int]) -> dict[str, Any]:
+    """The keys of a Rubricator reply and their JSON schemas, in OpenAI's strict subset."""
     criterion = strict_object(
         {
             "criterion_id": {"type": "string"},
@@ -109,13 +110,12 @@ def rubric_json_schema(criteria: tuple[int, int]) -> dict[str, Any]:
             "points": {"type": "integer", "enum": [1, 2, 3, 4, 5]},
         }
     )
-    return strict_object(
-        {
-            "schema_version": {"type": "string", "enum": [RUBRIC_SCHEMA]},
-            "rubrics": array(criterion, *criteria),
-            "maximum_score": {"type": "integer"},
-        }
-    )
+    return {"rubrics": array(criterion, *criteria), "maximum_score": {"type": "integer"}}
+
+
+def rubric_json_schema(criteria: tuple[int, int]) -> dict[str, Any]:
+    """The JSON schema of a Rubricator reply."""
+    return reply_schema(RUBRIC_SCHEMA, rubric_properties(criteria))
 
 
 def verifier_json_schema(answer_count: int, criterion_count: int) -> dict[str, Any]:
@@ -126,12 +126,7 @@ def verifier_json_schema(answer_count: int, criterion_count: int) -> dict[str, A
             "judgement": array({"type": "boolean"}, criterion_count, criterion_count),
         }
     )
-    return strict_object(
-        {
-            "schema_version": {"type": "string", "enum": [VERIFIER_SCHEMA]},
-            "answers": array(answer, answer_count, answer_count),
-        }
-    )
+    return reply_schema(VERIFIER_SCHEMA, {"answers": array(answer, answer_count, answer_count)})
 
 
 class _RubricReply(Value):

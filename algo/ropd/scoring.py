@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 from algo.judge.method import Panel
 from algo.ropd.rubric import Criterion, Rubric, Verdict, weighted_pass_rate
@@ -108,7 +108,7 @@ class RubricPanel(Panel):
         }
 
     @classmethod
-    def of(cls, entry: Mapping[str, Any]) -> RubricPanel:
+    def of(cls, entry: Mapping[str, Any]) -> Self:
         """The panel that `record` gave `entry` for."""
         return cls(
             rubric=Rubric(criteria=tuple(Criterion(**criterion) for criterion in entry["rubric"])),

@@ -10,22 +10,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from algo.errors import ConfigurationError
 from algo.judge.settings import EngineSettings
-from algo.llm.settings import Fraction, LimitsSettings, RoleSettings, Settings
+from algo.llm.settings import Fraction, LimitsSettings, RoleSettings, Settings, validated
 
 
 class RubricatorSettings(RoleSettings):
+    """The model that writes rubrics (Eq. 2)."""
+
     temperature: float | None = Field(default=0.7, ge=0.0)
-    """Table A2."""
+    """Table A2. `null` leaves the endpoint's default, as for every sampling key below."""
     max_tokens: int = Field(default=8192, ge=1)
+    """Most tokens of a reply, thinking included."""
 
 
 class VerifierSettings(RoleSettings):
+    """The model that decides criteria (Eq. 3)."""
+
     temperature: float | None = Field(default=0.0, ge=0.0)
-    """Table A2."""
+    """Table A2. `null` leaves the endpoint's default, as for every sampling key below."""
 
 
 class JudgeSettings(Settings):
@@ -37,6 +41,8 @@ class JudgeSettings(Settings):
 
 
 class PromptsSettings(Settings):
+    """Templates of your own; each must hold the shipped one's placeholders."""
+
     rubricator: Path | None = None
     """`null`: the shipped prompts/rubricator.txt."""
     verifier: Path | None = None
@@ -44,10 +50,14 @@ class PromptsSettings(Settings):
 
 
 class RubricSettings(Settings):
+    """What a rubric is for, and how long it is."""
+
     mode: Literal["shared", "per_student"] = "shared"
     """`shared` is Eq. 2; `per_student` redoes Table 6's "w/o sharing"."""
     min_criteria: int = Field(default=4, ge=1)
+    """Fewest criteria of a rubric (K, Table A2); a reply with fewer is invalid."""
     max_criteria: int = Field(default=12, ge=1)
+    """Most criteria of a rubric (K, Table A2); a reply with more is invalid."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -57,6 +67,8 @@ class RubricSettings(Settings):
 
 
 class VerificationSettings(Settings):
+    """Who is verified beside whom, in which order, and what happens to what does not fit."""
+
     mode: Literal["joint_blind", "joint_named", "isolated", "students_only"] = "joint_blind"
     """`joint_blind` is Eq. 3 and section 4.3; `joint_named` redoes Table 6's "w/o blind";
     `isolated` sends one answer a call; `students_only` leaves the teachers out of the pool."""
@@ -74,7 +86,9 @@ class ProbesSettings(Settings):
     every_steps: int | None = Field(default=None, ge=1)
     """`null` sends none."""
     max_score: Fraction = 0.2
+    """A probe that scores above this has fooled the judge."""
     action: Literal["warn", "stop"] = "warn"
+    """What follows then: a warning in the log, or the end of the run."""
 
 
 class RopdSettings(EngineSettings):
@@ -93,19 +107,4 @@ class RopdSettings(EngineSettings):
     @classmethod
     def from_node(cls, node: Mapping[str, Any]) -> RopdSettings:
         """Validate the plain (interpolated) node; raises `ConfigurationError` naming each key."""
-        try:
-            return cls.model_validate(dict(node))
-        except ValidationError as error:
-            raise ConfigurationError(one_line(error, "ropd")) from None
-
-
-def one_line(error: ValidationError, node: str) -> str:
-    """Every fault that pydantic found in the node, by key, on one line."""
-    faults = []
-    for fault in error.errors(include_url=False):
-        key = ".".join([node, *(str(part) for part in fault["loc"])])
-        if fault["type"] == "extra_forbidden":
-            faults.append(f"{key}: no such setting")
-        else:
-            faults.append(f"{key}={fault['input']!r}: {fault['msg']}")
-    return "; ".join(faults)
+        return validated(cls, node, "ropd")

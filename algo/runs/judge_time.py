@@ -8,10 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 BUSY = "ropd/judge/busy_s"
 WAITED = "ropd/judge/waited_s"
+METRICS: Final[dict[str, str]] = {
+    BUSY.removeprefix("ropd/"): "Seconds of a step in which at least one group was at the judge.",
+    WAITED.removeprefix("ropd/"): "Seconds of these in which the trainer waited for its batch and "
+    "every group in flight had been generated: it waited for the judge alone.",
+}
+"""What a training step adds: name under `ropd/`, and what it says."""
 
 
 class JudgingSpan(NamedTuple):

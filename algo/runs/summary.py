@@ -1,4 +1,4 @@
-"""What a finished run says of itself: `summary.json`, a table, a plot.
+"""What a finished run says of itself: `summary.json` and a table; its curves are the report's.
 
 Reads the metric files that verl's ``file`` tracker wrote (one a start of the run; where a
 restart repeated a step, the later record counts). Knows no process and starts nothing.
@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 from algo.runs.step_times import STEP, step_times
 
@@ -19,6 +19,11 @@ Steps = Mapping[int, Mapping[str, float]]
 
 REWARD = "critic/score/mean"
 SINCE_START = "ropd/since_start_s"
+METRICS: Final[dict[str, str]] = {
+    SINCE_START.removeprefix("ropd/"): "Seconds from the call of `training/train.sh` to the end of "
+    "the step.",
+}
+"""What a training step adds: name under `ropd/`, and what it says."""
 GREEDY_SUFFIX = "_greedy"
 
 
@@ -158,27 +163,3 @@ def write(summary: Summary, path: Path) -> None:
     partial = path.with_suffix(".part")
     partial.write_text(json.dumps(asdict(summary), indent=2) + "\n")
     partial.rename(path)
-
-
-def plot(steps: Steps, path: Path) -> None:
-    """Reward and accuracies over the steps, as a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4))
-    curves: list[tuple[str, Mapping[int, float], dict[str, Any]]] = [
-        ("reward (training)", {s: d[REWARD] for s, d in steps.items() if REWARD in d}, {}),
-        ("accuracy, sampled (held out)", accuracies(steps, greedy=False), {"marker": "o"}),
-        ("accuracy, greedy (held out)", accuracies(steps, greedy=True), {"marker": "s"}),
-    ]
-    for label, curve, style in curves:
-        if curve:
-            axes.plot(list(curve), list(curve.values()), label=label, **style)
-    axes.set(xlabel="step", ylim=(0, 1))
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)

@@ -6,8 +6,8 @@ answer is on disk, so that a build killed at any moment has at most its requests
 again. Answers that were cut short, refused or empty are stored as such; after more than
 `Order.retries` of them a prompt is given up until the order is changed.
 
-Sending, limits and retries of failed requests are the `scheduler`'s; storing is
-`teacher_index_writer`'s; prices and budgets are `teacher_cost`'s.
+Sending, limits and retries of failed requests are the `scheduler`'s; storing is `writer`'s; prices
+and budgets are `cost`'s.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ arrived, so that a build interrupted anywhere collects what is owed before it as
 is never sent twice, and its results are never stored twice.
 
 The HTTP calls are `batch_api`'s; which answers are missing, and what a reply is worth, is the same
-as for every build (`teacher_builder`).
+as for every build (`build.py`).
 """
 
 from __future__ import annotations

@@ -35,8 +35,8 @@ class Budget:
     def __post_init__(self) -> None:
         if self.money is not None and not (self.prices.input or self.prices.output):
             raise ConfigurationError(
-                "--budget needs the teacher's prices: give --price-input and --price-output, "
-                "per million tokens"
+                "--budget needs the teacher's prices: give teacher.prices.input and "
+                "teacher.prices.output, per million tokens"
             )
 
     def allows(self, report: BuildReport, in_flight: int) -> bool:
@@ -49,7 +49,7 @@ class Budget:
         if report.without_usage:
             raise ConfigurationError(
                 "the endpoint does not report the tokens of its replies, so that no budget can be "
-                "kept: leave out --budget and --budget-tokens, or use --limit"
+                "kept: leave out --budget and budget_tokens, or use --limit"
             )
         prompt = report.largest_prompt
         completion = report.largest_completion or self.max_tokens

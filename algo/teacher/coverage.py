@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from algo.data.prompt_file import PathLike, PromptRow, distinct_prompts
 from algo.errors import ConfigurationError, TeacherMissing
+from algo.overrides import override
 from algo.teacher.teacher_index import TeacherIndex
 
 # Prompts named in the error: enough to recognise a wrong file by.
@@ -59,19 +61,20 @@ def build_command(
     for file in files:
         words += ["--data", str(file)]
     words += ["--out", str(index.path), "--answers", str(m)]
-    words += ["--prompt-key", prompt_key] if prompt_key != "prompt" else []
     for name in ("base_url", "backend"):
         if value := index.header.provenance.get(name):
             words += [f"--{name.replace('_', '-')}", value]
+    words += ["--model", teacher.model] if teacher is not None else []
+    chosen: dict[str, Any] = {"prompt_key": prompt_key} if prompt_key != "prompt" else {}
     if teacher is not None:
-        flags = {
-            "--model": teacher.model,
-            "--temperature": teacher.temperature,
-            "--top-p": teacher.top_p,
-            "--reasoning-effort": teacher.reasoning_effort,
-            "--system": teacher.system,
+        chosen |= {
+            "teacher.temperature": teacher.temperature,
+            "teacher.top_p": teacher.top_p,
+            "teacher.reasoning_effort": teacher.reasoning_effort,
+            "teacher.extra_body": teacher.extra_body or None,
+            "system": teacher.system,
         }
-        words += [str(w) for flag in flags.items() if flag[1] is not None for w in flag]
+    words += [override(key, value) for key, value in chosen.items() if value is not None]
     return shlex.join(words)
 
 

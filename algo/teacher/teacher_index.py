@@ -8,8 +8,8 @@ share them through the page cache and memory does not grow with the index.
 
 Answers that a teacher cut short, refused or left empty are kept in the file and never served.
 
-This module owns the record and reading. Writing is `teacher_index_writer`, asking
-the teacher is `teacher_builder`, care for an index is `teacher_index_care`.
+This module owns the record and reading. Writing is `writer`'s part, asking the teacher is
+`build`'s, care for an index is `repair`'s.
 """
 
 from __future__ import annotations

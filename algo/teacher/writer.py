@@ -5,7 +5,7 @@ an exclusive lock on the index file, which the kernel drops with the process, ho
 half-written last line, left by a process or machine that died, is cut at opening: its answer was
 never reported as stored. Nothing before it is ever written again.
 
-This module does not own what is asked of a teacher, or repair (`teacher_index_care`).
+This module does not own what is asked of a teacher, or repair (`repair`).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class TeacherIndexWriter:
                 _start(path, descriptor, Header((teacher,), utc_now(), dict(provenance or {})))
             header, header_end = read_header(path, descriptor)
             _same_teacher(path, header, teacher)
-            _cut_torn_tail(path, descriptor)
+            _cut_torn_tail(descriptor)
             return cls(path, descriptor, header, header_end)
         except BaseException:
             os.close(descriptor)
@@ -186,7 +186,7 @@ def _append_durably(path: Path, descriptor: int, lines: bytes, end: int) -> None
         ) from None
 
 
-def _cut_torn_tail(path: Path, descriptor: int) -> None:
+def _cut_torn_tail(descriptor: int) -> None:
     size = os.fstat(descriptor).st_size
     end = size
     while end > 0:

@@ -21,9 +21,10 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from algo.errors import ConfigurationError, RopdError
+from algo.llm.settings import Settings, validated
 from examples.arithmetic.dataset import train_rows, validation_rows, write_parquet
 from examples.arithmetic.impairments import Impairments
 from examples.arithmetic.judge_process import module_command, module_environment, running_judge
@@ -34,10 +35,8 @@ _STEP_LIMIT_S = 3600.0
 _STUDENT_REPORT = "warm_start.json"
 
 
-class ExampleSettings(BaseModel):
+class ExampleSettings(Settings):
     """The configuration node `example`, without its `hook`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     workdir: Path
     seed: int = 0
@@ -76,12 +75,7 @@ def serve(settings: Mapping[str, Any]) -> AbstractContextManager[str]:
 
 
 def _validated(settings: Mapping[str, Any]) -> ExampleSettings:
-    try:
-        return ExampleSettings.model_validate(dict(settings))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(["example", *map(str, first["loc"])])
-        raise ConfigurationError(f"{key}: {first['msg']}") from None
+    return validated(ExampleSettings, settings, "example")
 
 
 @contextmanager
@@ -186,9 +180,7 @@ def _make_index(chosen: ExampleSettings) -> str:
             *("--model", TEACHER_MODEL),
             *("--answers", str(chosen.teacher_answers)),
             *("--base-url", base_url),
-            *("--seed", "0"),
-            *("--timeout", "30"),
-            *("--outage", "30"),
+            *("seed=0", "teacher.timeout_s=30", "limits.outage_s=30"),
         )
         _run(command, log)
     _remove_index(final)

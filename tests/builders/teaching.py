@@ -24,8 +24,8 @@ def write_prompts(path: Path, texts: Sequence[str]) -> Path:
 def command(endpoint: FakeOpenAI, data: Path, out: Path, *extra: str) -> list[str]:
     return [
         *(sys.executable, "-m", "algo.cli", "teacher", "build"),
-        *("--data", str(data), "--out", str(out), "--model", "mock", "--temperature", "0.7"),
-        *("--base-url", endpoint.base_url, *extra),
+        *("--data", str(data), "--out", str(out), "--model", "mock"),
+        *("--base-url", endpoint.base_url, "teacher.temperature=0.7", *extra),
     ]
 
 

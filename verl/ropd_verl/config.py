@@ -38,6 +38,7 @@ KEY_LINES = (
     "actor_rollout_ref.actor.ppo_mini_batch_size",
     "actor_rollout_ref.actor.loss_agg_mode",
     "algorithm.norm_adv_by_std_in_grpo",
+    "ropd.method.name",
     "ropd.teacher_index",
     "ropd.teacher_answers",
     "ropd.rubric.mode",

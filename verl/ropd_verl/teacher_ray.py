@@ -20,6 +20,7 @@ from algo.teacher.build_offline import OfflineRequest
 
 # Answers stored with one fsync; a build killed in between asks for so many again at most.
 _STORE_EVERY = 64
+_BATCH = 64  # rows that an engine takes at a time
 
 
 class RayTeacher:
@@ -36,7 +37,6 @@ class RayTeacher:
         tensor_parallel: int = 1,
         replicas: int = 1,
         max_model_len: int | None = None,
-        batch_size: int = 64,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         self._model = model
@@ -51,7 +51,7 @@ class RayTeacher:
             model_source=model,
             engine_kwargs=engine,
             concurrency=(1, replicas),
-            batch_size=batch_size,
+            batch_size=_BATCH,
             should_continue_on_error=True,
         )
 

@@ -22,6 +22,7 @@ from typing import Any, TextIO
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from algo.env_file import load_env_file
 from algo.errors import ConfigurationError, JudgeOutage, RopdError
 from algo.paths import absolute
 from algo.report import write_report
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("ROPD_STARTED_AT", str(time.time()))
     signal.signal(signal.SIGTERM, _terminate)
     try:
+        load_env_file()  # before the configuration, which reads variables; Ray's workers inherit it
         config_name, overrides = parse(arguments)
         config = compose_config(config_name, overrides)
         check_example(config)  # first: verl takes gigabytes to install
@@ -271,7 +273,6 @@ def _summarise(run: RunDirectory) -> None:
             "log": str(run.path / "logs"),
         },
     )
-    summaries.plot(steps, run.path / "curves.png")
     print(summaries.table(summary))
     summaries.write(summary, run.path / SUMMARY)
     write_report(run.path, run.path / "report.html")

@@ -24,6 +24,7 @@ from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 
 from algo.errors import RopdError
 from algo.runs.judge_time import JudgingSpan, judge_time
+from algo.runs.summary import SINCE_START
 from ropd_verl.ray_actors import class_behind
 
 STARTED_AT_VARIABLE = "ROPD_STARTED_AT"
@@ -77,7 +78,7 @@ class _WithJudge:
         except JudgingEnded as ending:
             # This step is complete. The next one ends the run, with a checkpoint, if it must.
             logger.warning("step %d has no figures of the judge: %s", self.global_steps, ending)
-        metrics["ropd/since_start_s"] = time.time() - float(os.environ[STARTED_AT_VARIABLE])
+        metrics[SINCE_START] = time.time() - float(os.environ[STARTED_AT_VARIABLE])
         return batch
 
     def _add_batch_to_generate(self) -> None:

@@ -27,8 +27,6 @@ from verl.workers.rollout.replica import RolloutReplica, TokenOutput
 from ropd_verl.cpu.generation import Completion, Request, eos_token_ids, generate
 from ropd_verl.cpu.sampling import SamplingParams
 
-BACKEND = "transformers"
-
 # A batch closes when no request has come for the first time, or after the second in all: n
 # rollouts of a step arrive within milliseconds of each other, and a straggler would otherwise
 # wait for a whole batch.

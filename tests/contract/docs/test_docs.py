@@ -21,7 +21,10 @@ import pytest
 import typer
 
 from algo.cli import app
+from algo.llm.settings import validated
+from algo.overrides import read_overrides
 from algo.paths import REPOSITORY
+from algo.teacher.settings import TeacherBuildSettings
 from ropd_verl import train
 from ropd_verl.checks.doctor import examine
 from ropd_verl.checks.finding import Level, Reach
@@ -80,6 +83,8 @@ def test_a_command_exists(command: Command) -> None:
             if {"overrides", "config_name"} <= context.params.keys():
                 name, overrides = (context.params[k] for k in ("config_name", "overrides"))
                 compose_config(name, overrides or [])
+            elif "overrides" in context.params:
+                validated(TeacherBuildSettings, read_overrides(context.params["overrides"] or []))
         case ["ray", *arguments]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Ray's own, at its import
@@ -196,8 +201,11 @@ def test_links_lead_somewhere(file: Path) -> None:
 @pytest.mark.parametrize("file", DOCS, ids=lambda f: f.name)
 def test_groups_and_choices_named_in_the_text_exist(file: Path) -> None:
     groups = [p.name for p in (REPOSITORY / "configs").iterdir() if p.is_dir()]
-    for group, choice in re.findall(rf"(?<![.\w])({'|'.join(groups)})=(\w+)", file.read_text()):
-        assert (REPOSITORY / f"configs/{group}/{choice}.yaml").is_file(), f"{group}={choice}"
+    text = file.read_text()
+    for group, choice in re.findall(rf"(?<![.\w])({'|'.join(groups)})=(\w+)", text):
+        made = f"configs/{group}/{choice}.yaml"
+        # What a page adds itself is run by test_adding_a_method.py.
+        assert (REPOSITORY / made).is_file() or f"`{made}`:\n\n```yaml" in text, made
 
 
 @pytest.mark.parametrize("file", DOCS, ids=lambda f: f.name)

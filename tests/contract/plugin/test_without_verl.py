@@ -36,9 +36,8 @@ def without_verl(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def found(name: str, overrides: list[str]) -> list[str]:
     """What the checks say that need neither verl nor files."""
-    own = [check for check in doctor.CHECKS if not check.needs_verl]
-    config = compose_config(name, overrides)
-    return [d.line for d in doctor.examine(config, {}, Reach.STATIC, own)]
+    examined = doctor.examine(compose_config(name, overrides), {}, Reach.STATIC)
+    return [d.line for d in examined if not d.check.needs_verl]
 
 
 @pytest.mark.parametrize(("name", "overrides"), CASES, ids=str)

@@ -76,6 +76,14 @@ def test_judge_dry_run_prints_the_command_and_no_key(judge: Checkout) -> None:
     assert not (judge.root / ".venv-judge").exists()
 
 
+def test_judge_settings_may_stand_in_the_env_file(judge: Checkout) -> None:
+    del judge.environ["ROPD_JUDGE_MODEL_PATH"]
+    (judge.root / ".env").write_text('ROPD_JUDGE_MODEL_PATH="/models/another judge"  # big\n')
+    done = judge.run("training/launch_judge_vllm.sh", ROPD_DRYRUN="true")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(r"vllm serve /models/another\ judge ")
+
+
 def test_judge_context_holds_every_answer_at_full_length(judge: Checkout) -> None:
     done = judge.run("training/launch_judge_vllm.sh", ROPD_DRYRUN="true")
     words = done.stdout.split()

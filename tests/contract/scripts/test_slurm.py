@@ -30,17 +30,21 @@ exec "$@"
 RAY = """#!/bin/bash
 trap 'echo "ray ended on $NODE" >>"$RECORD"; exit 0' TERM
 echo "ray $* on $NODE" >>"$RECORD"
+echo "ray's workers get $OPENAI_API_KEY on $NODE" >>"$RECORD"
 for ((i = 0; i < 600; i++)); do sleep 0.1; done
 """
-# `python -P -c ...` asks whether all nodes have joined; `python -P -m ropd_verl.train` trains.
+# `python -P -c ...` asks whether all nodes have joined; `python -P -m ropd_verl.train` trains;
+# `python -P -m algo.env_file` is the real one.
 PYTHON = f"""#!{sys.executable}
 import os, sys, time
+if "algo.env_file" in sys.argv:
+    os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 record = open(os.environ["RECORD"], "a")
 if "-c" in sys.argv:
     lines = open(os.environ["RECORD"]).read()
     sys.exit(0 if lines.count("ray start") == 2 else 1)
 print("train", *sys.argv[4:], "at", os.environ["RAY_ADDRESS"], "on", os.environ["NODE"],
-      "key", os.environ.get("OPENAI_API_KEY"), file=record, flush=True)
+      file=record, flush=True)
 time.sleep(float(os.environ.get("TRAIN_S", "0")))
 sys.exit(int(os.environ.get("EXIT_CODE", "0")))
 """
@@ -82,7 +86,10 @@ def job(tmp_path: Path) -> Job:
     for name in ("environment.sh", "train.sh", "slurm.sh"):
         (root / "training" / name).write_text((ROOT / "training" / name).read_text())
     (tmp_path / "spooled-script").write_text((root / "training/slurm.sh").read_text())
-    (root / ".env").write_text("OPENAI_API_KEY=from-env-file\n")
+    (root / "algo").mkdir()
+    for name in ("__init__", "env_file", "errors", "paths"):
+        (root / f"algo/{name}.py").write_text((ROOT / f"algo/{name}.py").read_text())
+    (root / ".env").write_text('OPENAI_API_KEY="from \\"env\\" file"\n')
     tools = tmp_path / "bin"
     tools.mkdir()
     scontrol = "#!/bin/sh\nprintf 'node1\\nnode2\\n'\n"
@@ -94,6 +101,7 @@ def job(tmp_path: Path) -> Job:
         "PATH": f"{tools}:{os.environ['PATH']}",
         "HOME": str(tmp_path),
         "RECORD": str(record),
+        "PYTHONPATH": str(root),
         "ROPD_SKIP_SETUP": "1",
         "SLURM_SUBMIT_DIR": str(root),
         "SLURM_JOB_NUM_NODES": "2",
@@ -109,7 +117,9 @@ def test_ray_starts_on_all_nodes_and_training_on_the_first(job: Job) -> None:
     assert any("start --head" in line and line.endswith("on node1") for line in lines)
     assert any("--address=node1:6379" in line and line.endswith("on not node1") for line in lines)
     [training] = [line for line in lines if line.startswith("train")]
-    assert training == "train hardware=multinode at node1:6379 on node1 key from-env-file"
+    assert training == "train hardware=multinode at node1:6379 on node1"
+    for node in ("node1", "not node1"):
+        assert f'ray\'s workers get from "env" file on {node}' in lines
     assert len([line for line in lines if line.startswith("ray ended")]) == 2
 
 
@@ -122,11 +132,22 @@ def test_a_signal_ends_training_and_ray(job: Job) -> None:
 
 
 def test_nodes_that_stay_away_are_an_error(job: Job) -> None:
-    (job.root.parent / "bin/python").write_text("#!/bin/sh\nexit 1\n")
+    (job.root.parent / "bin/python").write_text(
+        PYTHON.replace('count("ray start") == 2', "isdigit()")
+    )
     started = job.start(ROPD_RAY_STARTUP_TIMEOUT_S="1")
     assert started.wait(60) == 1
     assert started.stderr is not None
     assert "ROPD_RAY_STARTUP_TIMEOUT_S" in started.stderr.read()
+
+
+def test_a_broken_env_file_ends_the_job_before_ray_starts(job: Job) -> None:
+    (job.root / ".env").write_text("no assignment\n")
+    started = job.start()
+    assert started.wait(60) == 1
+    assert started.stderr is not None
+    assert "line 1: expected KEY=VALUE" in started.stderr.read()
+    assert job.lines() == []
 
 
 def test_outside_a_job_it_says_so(job: Job) -> None:

@@ -47,14 +47,14 @@ def test_without_gpu_the_gpu_configuration_names_the_ways_out(checkout: Checkout
 @pytest.mark.parametrize(
     ("arguments", "environ", "gpu", "extras"),
     [
-        (["--config-name", "ropd_cpu"], {}, True, ".[cpu,math,dev]"),
-        (["--config-name=ropd_cpu"], {}, False, ".[cpu,math,dev]"),
-        (["-cn", "ropd_cpu"], {}, False, ".[cpu,math,dev]"),
-        ([], {}, True, ".[gpu,math]"),
-        ([], {"ROPD_DRYRUN": "true"}, False, ".[cpu,math,dev]"),
-        ([], {"ROPD_DRYRUN": "true"}, True, ".[gpu,math]"),
-        ([], {"ROPD_EXTRA": "gpu"}, False, ".[gpu,math]"),
-        ([], {"ROPD_EXTRA": "cpu"}, True, ".[cpu,math,dev]"),
+        (["--config-name", "ropd_cpu"], {}, True, ".[cpu,batch,math,dev]"),
+        (["--config-name=ropd_cpu"], {}, False, ".[cpu,batch,math,dev]"),
+        (["-cn", "ropd_cpu"], {}, False, ".[cpu,batch,math,dev]"),
+        ([], {}, True, ".[gpu,batch,math]"),
+        ([], {"ROPD_DRYRUN": "true"}, False, ".[cpu,batch,math,dev]"),
+        ([], {"ROPD_DRYRUN": "true"}, True, ".[gpu,batch,math]"),
+        ([], {"ROPD_EXTRA": "gpu"}, False, ".[gpu,batch,math]"),
+        ([], {"ROPD_EXTRA": "cpu"}, True, ".[cpu,batch,math,dev]"),
     ],
 )
 def test_environment_follows_configuration_and_machine(

@@ -18,9 +18,9 @@ from algo.data.fingerprint import prompt_fingerprint
 from algo.data.prompt_file import distinct_prompts
 from algo.teacher.coverage import missing_answers
 from algo.teacher.teacher_index import AnswerStatus, TeacherIndex
-from algo.testing import Fault, FaultKind, Reply, Request
+from algo.testing import FakeOpenAI, Fault, FaultKind, Reply, Request
 from tests.builders.teaching import build, command, environment, write_prompts
-from tests.fakes.teacher import teacher
+from tests.fakes.teacher import numbered, teacher
 
 
 def fingerprint(text: str) -> str:
@@ -67,11 +67,11 @@ def test_truncated_refused_and_empty_answers_are_kept_apart(data: Path, tmp_path
 
     out = tmp_path / "index"
     with teacher(answer) as endpoint:
-        result = build(endpoint, data, out, "--answers", "1", "--retries", "2")
+        result = build(endpoint, data, out, "--answers", "1", "retries=2")
         assert result.returncode == 1
         assert "1 prompts gave more than 2" in result.stderr
         assert endpoint.asked == {"a": 2, "b": 3, "c": 2}
-        build(endpoint, data, out, "--answers", "1", "--retries", "2")
+        build(endpoint, data, out, "--answers", "1", "retries=2")
         assert endpoint.asked["b"] == 3, "given up until the order is changed"
     with TeacherIndex.open(out) as index:
         assert [a.text for a in index.answers(fingerprint("a"), 1)] == ["whole"]
@@ -86,8 +86,8 @@ def test_a_larger_token_limit_is_a_new_chance(data: Path, tmp_path: Path) -> Non
 
     out = tmp_path / "index"
     with teacher(answer) as endpoint:
-        small = build(endpoint, data, out, "--max-tokens", "100", "--retries", "0")
-        large = build(endpoint, data, out, "--max-tokens", "200", "--retries", "0")
+        small = build(endpoint, data, out, "teacher.max_tokens=100", "retries=0")
+        large = build(endpoint, data, out, "teacher.max_tokens=200", "retries=0")
     assert (small.returncode, large.returncode) == (1, 0)
 
 
@@ -108,14 +108,62 @@ def test_rejected_requests_name_the_reason_and_the_rest_is_built(
 
 def test_seed_system_and_key_reach_the_teacher(data: Path, tmp_path: Path) -> None:
     with teacher() as endpoint:
-        build(
-            endpoint, data, tmp_path / "i", "--seed", "7", "--system", "Be brief.", "--limit", "1"
-        )
+        words = ("seed=7", "system=Be brief: no # or {}.", "--limit", "1")
+        build(endpoint, data, tmp_path / "i", *words)
     assert sorted(body["seed"] for body in endpoint.bodies) == [7, 8, 9, 10]
     assert endpoint.bodies[0]["messages"] == [
-        {"role": "system", "content": "Be brief."},
+        {"role": "system", "content": "Be brief: no # or {}."},
         {"role": "user", "content": "a"},
     ]
+
+
+def test_extra_body_reaches_the_teacher_and_is_part_of_who_it_is(
+    data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "i"
+    thinking = "teacher.extra_body.chat_template_kwargs.enable_thinking="
+    with teacher() as endpoint:
+        build(endpoint, data, out, "--answers", "1", thinking + "false")
+        again = build(endpoint, data, out, "--answers", "1", thinking + "false")
+        other = build(endpoint, data, out, "--answers", "2", thinking + "true")
+    assert [b["chat_template_kwargs"] for b in endpoint.bodies] == [{"enable_thinking": False}] * 3
+    assert (again.returncode, other.returncode) == (0, 1)
+    assert "another teacher's answers" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("teacher.temprature=0.7", "teacher.temprature: no such setting"),
+        ("temperature=0.7", "temperature: no such setting"),
+        ("teacher.temperature=warm", "teacher.temperature='warm': "),
+        ("teacher.top_p=0", "teacher.top_p=0: "),
+        ("retries=many", "retries='many': "),
+        ("teacher.model=other", "--model"),
+        ("teacher.seed=1", "teacher.seed=1: "),
+        ("limits.concurrency=8", "--concurrency"),
+        ("teacher.prices.cached=1", "teacher.prices="),
+        ("0.7", "'0.7' is no setting: write key=value"),
+        ("teacher.extra_body={a", "teacher.extra_body: "),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_it(
+    data: Path, tmp_path: Path, word: str, said: str
+) -> None:
+    result = build(FakeOpenAI(numbered), data, tmp_path / "i", "--dry-run", word)
+    assert result.returncode == 1
+    assert result.stderr.startswith("ropd: ")
+    assert said in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_what_a_teacher_in_the_cluster_cannot_be_told_is_refused(
+    data: Path, tmp_path: Path
+) -> None:
+    words = ("--backend", "vllm", "teacher.extra_body={chat_template_kwargs: {}, top_k: 5}")
+    result = build(FakeOpenAI(numbered), data, tmp_path / "i", *words, "teacher.timeout_s=9")
+    assert result.returncode == 1
+    assert "ropd: teacher.timeout_s, teacher.extra_body.top_k: --backend vllm" in result.stderr
 
 
 def test_nulls_that_arrow_adds_are_not_sent(tmp_path: Path) -> None:
@@ -134,7 +182,7 @@ def test_another_teacher_is_not_mixed_in(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "index"
     with teacher() as endpoint:
         build(endpoint, data, out, "--answers", "1")
-        result = build(endpoint, data, out, "--system", "Think.")
+        result = build(endpoint, data, out, "system=Think.")
     assert result.returncode == 1
     assert result.stderr.startswith("ropd: ")
     assert "another teacher's answers" in result.stderr
@@ -144,18 +192,18 @@ def test_another_teacher_is_not_mixed_in(data: Path, tmp_path: Path) -> None:
 def test_unreachable_teacher_stops_with_one_line(data: Path, tmp_path: Path) -> None:
     with teacher() as endpoint:
         pass
-    result = build(endpoint, data, tmp_path / "index", "--outage", "1")
+    result = build(endpoint, data, tmp_path / "index", "limits.outage_s=1")
     assert result.returncode == 1
     assert endpoint.base_url in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_missing_key_names_the_variable_and_the_flags(data: Path, tmp_path: Path) -> None:
+def test_missing_key_names_the_variable_and_the_setting(data: Path, tmp_path: Path) -> None:
     with teacher() as endpoint:
-        result = build(endpoint, data, tmp_path / "i", "--api-key-env", "NOT_THERE")
+        result = build(endpoint, data, tmp_path / "i", "teacher.api_key_env=NOT_THERE")
     assert result.returncode == 1
     assert result.stderr.startswith("ropd: NOT_THERE is not set")
-    assert "--api-key-env" in result.stderr
+    assert "teacher.api_key_env" in result.stderr
 
 
 @pytest.mark.parametrize("host", ["eu.api.openai.com/v1", "x.openai.azure.com/openai/v1"])
@@ -184,7 +232,7 @@ def test_second_builder_refuses(data: Path, tmp_path: Path) -> None:
 def test_budget_in_tokens_stops_before_it_and_goes_on_later(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "index"
     # Room for 3 requests at most tokens, and for 5 of the size that they turn out to have.
-    budget = ("--concurrency", "64", "--max-tokens", "50", "--budget-tokens", "170")
+    budget = ("--concurrency", "64", "teacher.max_tokens=50", "budget_tokens=170")
     with teacher(latency_s=0.2) as endpoint:
         result = build(endpoint, data, out, *budget)
         assert result.returncode == 1
@@ -196,24 +244,24 @@ def test_budget_in_tokens_stops_before_it_and_goes_on_later(data: Path, tmp_path
 
 
 def test_budget_in_money_needs_prices_and_holds(data: Path, tmp_path: Path) -> None:
-    prices = ("--price-input", "1000", "--price-output", "1000", "--max-tokens", "50")
+    prices = ("teacher.prices={input: 1000, output: 1000}", "teacher.max_tokens=50")
     with teacher() as endpoint:
         unpriced = build(endpoint, data, tmp_path / "a", "--budget", "1")
-        assert "--price-input" in unpriced.stderr
+        assert "teacher.prices.input" in unpriced.stderr
         build(endpoint, data, tmp_path / "b", "--budget", "0.1", "--concurrency", "1", *prices)
     assert sum(endpoint.asked.values()) == 3
 
 
 def test_budget_without_reported_tokens_is_refused(data: Path, tmp_path: Path) -> None:
     with teacher(usage=None) as endpoint:
-        budget = ("--budget-tokens", "99999", "--concurrency", "2")
+        budget = ("budget_tokens=99999", "--concurrency", "2")
         result = build(endpoint, data, tmp_path / "i", *budget)
     assert "does not report the tokens" in result.stderr
 
 
 def test_dry_run_counts_prices_and_writes_nothing(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "index"
-    prices = ("--price-output", "100", "--max-tokens", "1000", "--dry-run")
+    prices = ("teacher.prices.output=100", "teacher.max_tokens=1000", "--dry-run")
     with teacher() as endpoint:
         before = build(endpoint, data, out, *prices)
         assert not out.exists()
@@ -228,8 +276,8 @@ def test_dry_run_counts_prices_and_writes_nothing(data: Path, tmp_path: Path) ->
 
 def test_repetition_is_warned_of_and_counted(data: Path, tmp_path: Path) -> None:
     with teacher(lambda request: "always the same") as endpoint:
-        cold = build(endpoint, data, tmp_path / "a", "--temperature", "0")
-        seeded = build(endpoint, data, tmp_path / "b", "--temperature", "0", "--seed", "1")
+        cold = build(endpoint, data, tmp_path / "a", "teacher.temperature=0")
+        seeded = build(endpoint, data, tmp_path / "b", "teacher.temperature=0", "seed=1")
     assert "at temperature 0 a teacher repeats itself" in cold.stderr
     assert "repeats itself" not in seeded.stderr
     assert "different answers a prompt: 1.00 on average, 4 asked for" in cold.stdout

@@ -34,10 +34,10 @@ class CrashingApi(BatchApi):
     """Dies when the reply to its n-th call has arrived, before anything can be done with it."""
 
     def __init__(self, endpoint: Endpoint, crash_at: int | None = None) -> None:
-        super().__init__(endpoint, backoff_s=0.01)
+        super().__init__(endpoint)
         self._left = crash_at
 
-    async def _call(self, *args: Any, **kwargs: Any) -> bytes:
+    async def _call(self, *args: Any, **kwargs: Any) -> Any:
         received = await super()._call(*args, **kwargs)
         if self._left is not None:
             self._left -= 1
@@ -194,7 +194,7 @@ def test_an_endpoint_without_batches_is_named(tmp_path: Path) -> None:
 def test_the_command_builds_by_batch(tmp_path: Path) -> None:
     data = write_prompts(tmp_path / "train.parquet", ["a", "b"])
     with teacher(batches=Batches(page=2)) as server:
-        options = ("--backend", "batch", "--poll", "0.1", "--answers", "3")
+        options = ("--backend", "batch", "batch.poll_s=0.1", "--answers", "3")
         result = run_command(server, data, tmp_path / "i", *options)
     assert result.returncode == 0, result.stderr
     assert "sent batch batch_0: 6 requests" in result.stderr

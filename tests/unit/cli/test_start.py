@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import algo.cli
+import algo.env_file
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -29,7 +30,7 @@ def test_settings_come_from_the_checkouts_env_file_unless_the_shell_has_them(
 ) -> None:
     file = tmp_path / ".env"
     file.write_text("ROPD_TEST_NEW='a $HOME'\nROPD_TEST_SET=file\n")
-    monkeypatch.setattr(algo.cli, "ENV_FILE", file)
+    monkeypatch.setattr(algo.env_file, "ENV_FILE", file)
     monkeypatch.setattr(sys, "argv", ["ropd", "--help"])
     monkeypatch.setenv("ROPD_TEST_NEW", "")  # so that it is taken back afterwards
     monkeypatch.delenv("ROPD_TEST_NEW")
@@ -38,7 +39,3 @@ def test_settings_come_from_the_checkouts_env_file_unless_the_shell_has_them(
         algo.cli.main()
     assert os.environ["ROPD_TEST_NEW"] == "a $HOME"
     assert os.environ["ROPD_TEST_SET"] == "shell"
-
-
-def test_the_env_file_is_the_one_that_the_scripts_read() -> None:
-    assert Path(__file__).parents[3] / ".env" == algo.cli.ENV_FILE

@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 
 from algo.ropd.prompts import (
     VerifierPrompts,
-    load_rubricator_template,
     load_verifier_template,
-    rubricator_prompt,
+    rubricator_answers,
+    rubricator_form,
 )
 from algo.ropd.rubric import Criterion, Rubric
+from algo.ropd.settings import RopdSettings
 from examples.arithmetic.rendered_prompt import (
     RUBRIC_SCHEMA,
     VERDICT_SCHEMA,
@@ -19,7 +20,7 @@ from examples.arithmetic.rendered_prompt import (
     rubric_sentences,
 )
 
-RUBRICATOR = load_rubricator_template(None)
+RUBRICATOR = rubricator_form(RopdSettings())
 VERIFIER = load_verifier_template(None)
 PLAIN = st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=126), max_size=80).filter(
     lambda text: "<" not in text and "[" not in text
@@ -30,11 +31,15 @@ HOSTILE = (
 )
 
 
+def rubricator_prompt(question: str, teachers: list[str], students: list[str]) -> str:
+    return RUBRICATOR.query(question, rubricator_answers(teachers, students)).prompt
+
+
 @given(PLAIN, st.lists(PLAIN, min_size=1, max_size=4), st.lists(PLAIN, min_size=1, max_size=8))
 def test_a_rubricator_prompt_reads_back(
     question: str, teachers: list[str], students: list[str]
 ) -> None:
-    read = read_prompt(rubricator_prompt(RUBRICATOR, question, teachers, students, (4, 12)))
+    read = read_prompt(rubricator_prompt(question, teachers, students))
     assert read.schema == RUBRIC_SCHEMA
     assert read.question == question
     assert (list(read.teachers), list(read.students)) == (teachers, students)
@@ -60,7 +65,7 @@ def test_a_verifier_prompt_reads_back(question: str, answers: list[str], named: 
 
 
 def test_blocks_and_schemas_inside_an_answer_are_data() -> None:
-    prompt = rubricator_prompt(RUBRICATOR, "1+1=?", ["two"], [HOSTILE, "2"], (4, 12))
+    prompt = rubricator_prompt("1+1=?", ["two"], [HOSTILE, "2"])
     read = read_prompt(prompt)
     assert read.schema == RUBRIC_SCHEMA
     assert read.teachers == ("two",)

@@ -47,8 +47,9 @@ def test_command_line():
         train.parse(["--cfg", "job"])
 
 
-def test_dry_run_starts_nothing(monkeypatch, capsys):
+def test_dry_run_starts_nothing(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("ROPD_DRYRUN", "true")
+    monkeypatch.setattr("algo.env_file.ENV_FILE", tmp_path / ".env")  # not the checkout's own
     monkeypatch.setattr(train, "_start", lambda *_: pytest.fail("a dry run started something"))
     assert train.main(["--config-name", "ropd", "trainer.n_gpus_per_node=4"]) == 0
     out = capsys.readouterr().out

@@ -62,6 +62,8 @@ def test_the_key_shows_in_no_repr_and_no_line() -> None:
         (RoleSettings(model="m"), {}, "OPENAI_API_KEY is not set"),
         (RoleSettings(model="m"), {"OPENAI_API_KEY": " "}, "OPENAI_API_KEY is not set"),
         (RoleSettings(model="m", api_key_env="K"), {"K": ""}, "K is not set"),
+        (RoleSettings(model="m"), {"OPENAI_API_KEY": f"{KEY}\nx"}, "OPENAI_API_KEY holds"),
+        (RoleSettings(model="m"), {"OPENAI_API_KEY": f"{KEY}\u201d"}, "copy the key again"),
         (RoleSettings(model="m", base_url="host:8000"), FULL, "is not an http(s) URL"),
         (RoleSettings(model="m", base_url="http://u:p@h/v1"), FULL, "neither credentials"),
         (RoleSettings(model="m", base_url="http://h/v1?key=x"), FULL, "neither credentials"),
@@ -74,3 +76,4 @@ def test_what_cannot_be_resolved_names_setting_and_fix(
         resolve_role("verifier", settings, environ)
     assert said in str(error.value)
     assert "u:p" not in str(error.value)
+    assert KEY not in str(error.value)

@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[3]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-PROFILES = {"cpu": ("cpu", "math", "dev"), "gpu": ("gpu", "math")}
+PROFILES = {"cpu": ("cpu", "batch", "math", "dev"), "gpu": ("gpu", "batch", "math")}
 
 
 def pins(profile: str) -> dict[str, str]:

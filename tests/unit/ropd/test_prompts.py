@@ -13,14 +13,15 @@ from algo.errors import ConfigurationError
 from algo.judge.templates import PromptTemplate, draw_nonce, inert, question_text
 from algo.ropd.prompts import (
     VerifierPrompts,
-    load_rubricator_template,
     load_verifier_template,
-    rubricator_prompt,
+    rubricator_answers,
+    rubricator_form,
 )
+from algo.ropd.settings import RopdSettings
 from tests.builders.rubrics import rubric_of
 from tests.builders.texts import hostile
 
-RUBRICATOR = load_rubricator_template(None)
+RUBRICATOR = rubricator_form(RopdSettings())
 VERIFIER = load_verifier_template(None)
 
 
@@ -33,13 +34,17 @@ def shown_blocks(prompt: str) -> list[tuple[str, str]]:
     return re.findall(pattern, data, re.DOTALL)
 
 
+def rubricator_prompt(question: str, teachers: list[str], students: list[str]) -> str:
+    return RUBRICATOR.query(question, rubricator_answers(teachers, students)).prompt
+
+
 @given(
     hostile, st.lists(hostile, min_size=1, max_size=4), st.lists(hostile, min_size=1, max_size=4)
 )
 def test_the_rubricator_prompt_keeps_its_structure_whatever_the_texts(
     question: str, teachers: list[str], students: list[str]
 ) -> None:
-    prompt = rubricator_prompt(RUBRICATOR, question, teachers, students, (4, 12))
+    prompt = rubricator_prompt(question, teachers, students)
     assert shown_blocks(prompt) == [
         ("QUESTION", inert(question)),
         *((f"TEACHER ANSWER {k}", inert(text)) for k, text in enumerate(teachers, 1)),
@@ -88,8 +93,8 @@ def test_calls_of_one_rubric_share_everything_before_the_answers() -> None:
 
 
 def test_templates_begin_alike_in_every_prompt_for_a_prefix_cache() -> None:
-    first = rubricator_prompt(RUBRICATOR, "q", ["t"], ["s"], (4, 12))
-    second = rubricator_prompt(RUBRICATOR, "r", ["u"], ["v"], (4, 12))
+    first = rubricator_prompt("q", ["t"], ["s"])
+    second = rubricator_prompt("r", ["u"], ["v"])
     assert first[:3000] == second[:3000]
 
 

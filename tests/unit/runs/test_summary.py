@@ -94,12 +94,6 @@ def test_summary_file_appears_whole(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
 
 
-def test_plot_is_written(tmp_path):
-    steps = {0: validation(0.1, 0.0), 1: training(0.4, 1.0), 2: training(0.5, 1.0)}
-    summary.plot(steps, tmp_path / "curves.png")
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-
-
 def test_terminal_shows_a_line_a_step(tmp_path):
     file = write(
         tmp_path / "001.jsonl",

@@ -14,7 +14,7 @@ from algo.teacher.coverage import missing_answers, require_answers
 from algo.teacher.teacher_index import Teacher, TeacherAnswer, TeacherIndex
 from algo.teacher.writer import TeacherIndexWriter
 
-TEACHER = Teacher(model="gpt 5", system="Be brief.", temperature=0.5)
+TEACHER = Teacher(model="gpt 5", system="Be brief.", temperature=0.5, extra_body={"top_k": 5})
 
 
 def prompts(*texts: str) -> list[dict[str, object]]:
@@ -60,15 +60,15 @@ def test_error_holds_the_command_that_completes_the_index(data: Path, index_path
     assert "lacks answers for 2 training prompts" in message
     assert (
         f"`ropd teacher build --data '{data}' --out {index_path} --answers 2 "
-        "--base-url http://teacher:8000/v1 --model 'gpt 5' --temperature 0.5 "
-        "--system 'Be brief.'`"
+        "--base-url http://teacher:8000/v1 --model 'gpt 5' teacher.temperature=0.5 "
+        """'teacher.extra_body={"top_k": 5}' 'system=Be brief.'`"""
     ) in message
 
 
 def test_another_prompt_column_stands_in_the_command(index_path: Path, tmp_path: Path) -> None:
     data = tmp_path / "chats.parquet"
     pq.write_table(pa.Table.from_pylist([{"chat": prompts("new")[0]["prompt"]}]), data)
-    with pytest.raises(ConfigurationError, match="--prompt-key chat"):
+    with pytest.raises(ConfigurationError, match="prompt_key=chat"):
         require_answers(index_path, [data], 2, prompt_key="chat")
 
 

@@ -14,6 +14,7 @@ from hydra.errors import InstantiationException
 
 from algo.errors import ConfigurationError
 from algo.methods.registry import method_of
+from algo.ropd.pipeline import Ropd
 from algo.ropd.plan import judge_context_tokens
 from ropd_verl.checks.finding import Finding, Subject, note, ok, warning
 
@@ -221,6 +222,9 @@ def check_schedule(subject: Subject) -> Iterable[Finding]:
 def check_judge_context(subject: Subject) -> Iterable[Finding]:
     """The judge's context against the longest prompt that answers at their limit make."""
     settings, config = subject.settings, subject.config
+    if settings.method.name != Ropd.name:
+        yield note(f"not compared: how much ropd.method.name={settings.method.name} shows at once")
+        return
     students = config.actor_rollout_ref.rollout.n
     everyone = students + settings.teacher_answers
     shown = {"students_only": students, "isolated": 1}.get(settings.verification.mode, everyone)

@@ -7,7 +7,7 @@ Where verl is not installed, the checks that need it are left out and named.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from omegaconf import DictConfig
@@ -74,11 +74,10 @@ def examine(
     config: DictConfig,
     environ: Mapping[str, str],
     reach: Reach = NETWORK,
-    checks: Iterable[Check] = CHECKS,
 ) -> Iterator[Diagnosis]:
     """Run the checks within ``reach``; an error ends its own check only."""
     subject = Subject(config, environ)
-    within = [check for check in checks if check.reach <= reach]
+    within = [check for check in CHECKS if check.reach <= reach]
     left_out = [c for c in within if c.needs_verl] if verl_folder() is None else []
     if left_out:
         yield _left_out(left_out)
@@ -101,7 +100,3 @@ def _left_out(checks: Sequence[Check]) -> Diagnosis:
     names = ", ".join(check.name for check in checks)
     what = f"not checked: {names}, and whether overridden keys of verl's exist"
     return Diagnosis(named, note(what, verl_missing()))
-
-
-def first_error(diagnoses: Iterable[Diagnosis]) -> Diagnosis | None:
-    return next((d for d in diagnoses if d.finding.level is Level.ERROR), None)
