@@ -30,7 +30,7 @@ _RULES: Final[Mapping[str, str]] = {
 
 
 @dataclass(frozen=True)
-class Column:
+class AnswerColumn:
     """One judged answer in a panel's table: `T1` is a teacher's, `R1` a rollout's."""
 
     label: str
@@ -45,7 +45,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Row:
+class CriterionRow:
     """A criterion with its verdict on each column's answer."""
 
     criterion: Criterion
@@ -58,8 +58,8 @@ class Row:
 
 @dataclass(frozen=True)
 class PanelView:
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    columns: tuple[AnswerColumn, ...]
+    rows: tuple[CriterionRow, ...]
     rollouts: int
     total: int
 
@@ -173,7 +173,7 @@ def spelled_sum(rubric: Rubric, verdict: Verdict) -> str:
 def _panel(panel: RubricPanel, limit: int) -> PanelView:
     columns = _columns(panel)
     rows = tuple(
-        Row(
+        CriterionRow(
             criterion=criterion,
             text=excerpt(criterion.criterion, limit),
             cells=tuple((column.verdict[k], column.teacher) for column in columns),
@@ -201,7 +201,7 @@ def _setup(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield key.replace("_", " "), str(value)[:100]
 
 
-def _columns(panel: RubricPanel) -> tuple[Column, ...]:
+def _columns(panel: RubricPanel) -> tuple[AnswerColumn, ...]:
     """The rollouts first, then the teachers; the pool that was shuffled has the teachers first."""
     place = {pool: shown for shown, pool in enumerate(panel.order, start=1)}
     m = len(panel.teacher_verdicts)
@@ -211,7 +211,7 @@ def _columns(panel: RubricPanel) -> tuple[Column, ...]:
     ] + [(f"T{k + 1}", True, k, verdict) for k, verdict in enumerate(panel.teacher_verdicts)]
     points = [criterion.points for criterion in panel.rubric.criteria]
     return tuple(
-        Column(
+        AnswerColumn(
             label=label,
             teacher=teacher,
             shown_as=place[pool],

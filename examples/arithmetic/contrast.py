@@ -14,7 +14,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from examples.arithmetic.criteria import Criterion, FinalAnswer, criteria_of, parse_criterion
+from examples.arithmetic.criteria import (
+    ArithmeticCriterion,
+    FinalAnswer,
+    criteria_of,
+    parse_criterion,
+)
 from examples.arithmetic.statements import Statement, read_statement
 
 MIN_CRITERIA = 4
@@ -25,7 +30,7 @@ MIN_POINTS_FOR_FINAL_ANSWER = 3
 
 
 class Weighted(NamedTuple):
-    criterion: Criterion
+    criterion: ArithmeticCriterion
     points: int
 
 
@@ -50,13 +55,15 @@ def verify(sentences: Sequence[str], answer: str) -> list[bool]:
     return [criterion is not None and criterion.holds(statement) for criterion in criteria]
 
 
-def _points(criterion: Criterion, taught: Sequence[Statement], tried: Sequence[Statement]) -> int:
+def _points(
+    criterion: ArithmeticCriterion, taught: Sequence[Statement], tried: Sequence[Statement]
+) -> int:
     gap = _pass_rate(criterion, taught) - _pass_rate(criterion, tried)
     least = MIN_POINTS_FOR_FINAL_ANSWER if isinstance(criterion, FinalAnswer) else 1
     return max(least, 1 + round((MAX_POINTS - 1) * gap))
 
 
-def _pass_rate(criterion: Criterion, statements: Sequence[Statement]) -> float:
+def _pass_rate(criterion: ArithmeticCriterion, statements: Sequence[Statement]) -> float:
     if not statements:
         return 0.0
     return sum(criterion.holds(s) for s in statements) / len(statements)

@@ -24,7 +24,7 @@ QUALITY = "Observable Quality"
 REASONING = "General Reasoning"
 
 
-class Criterion(Protocol):
+class ArithmeticCriterion(Protocol):
     """One yes/no question about one answer."""
 
     @property
@@ -191,7 +191,7 @@ class ClosesWithAnswer(_FixedSentence):
         return statement.closes_with_answer and len(statement.final_answers) == 1
 
 
-KINDS: tuple[type[Criterion], ...] = (
+KINDS: tuple[type[ArithmeticCriterion], ...] = (
     FinalAnswer,
     ColumnEquation,
     CarriesPassOn,
@@ -203,7 +203,7 @@ KINDS: tuple[type[Criterion], ...] = (
 )
 
 
-def parse_criterion(sentence: str) -> Criterion | None:
+def parse_criterion(sentence: str) -> ArithmeticCriterion | None:
     """The criterion that `sentence` states; None when it is none of the known kinds."""
     for kind in KINDS:
         if (criterion := kind.parse(sentence.strip())) is not None:
@@ -211,11 +211,11 @@ def parse_criterion(sentence: str) -> Criterion | None:
     return None
 
 
-def criteria_of(statement: Statement) -> list[Criterion]:
+def criteria_of(statement: Statement) -> list[ArithmeticCriterion]:
     """Every criterion that takes a value from `statement`, and those that need none."""
     alike = Counter(e.digits for e in statement.equations)
     same = Counter(statement.equations)
-    found: list[Criterion] = [
+    found: list[ArithmeticCriterion] = [
         FinalAnswer(value) for value in dict.fromkeys(statement.final_answers)
     ]
     found += [ColumnEquation(e, same[e], alike[e.digits]) for e in same]

@@ -41,7 +41,7 @@ MODELS: Mapping[str, Role] = {f"arithmetic-{role}": role for role in Role}
 _PARENT_POLL_S = 0.5
 
 
-class Judge:
+class ArithmeticJudge:
     """What the served models reply; remembers how often each question was taught."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class JudgeServer:
 
     def __init__(self, impairments: Impairments) -> None:
         self.endpoint = FakeOpenAI(
-            Judge().answer, role_of=_role_of, models=tuple(MODELS), record=False
+            ArithmeticJudge().answer, role_of=_role_of, models=tuple(MODELS), record=False
         )
         self._impair(impairments)
 

@@ -50,7 +50,7 @@ class Problem:
         return (min(self.a, self.b), max(self.a, self.b))
 
 
-class Column(NamedTuple):
+class DigitColumn(NamedTuple):
     """One written step: two digits and the carry that comes in from the right."""
 
     upper: int
@@ -77,12 +77,12 @@ def digit_pairs(problem: Problem) -> list[tuple[int, int]]:
     return [(int(u), int(v)) for u, v in zip(upper, lower, strict=True)]
 
 
-def columns(problem: Problem) -> tuple[Column, ...]:
+def columns(problem: Problem) -> tuple[DigitColumn, ...]:
     """The correct steps, right to left."""
-    steps: list[Column] = []
+    steps: list[DigitColumn] = []
     carry = 0
     for upper, lower in digit_pairs(problem):
-        steps.append(Column(upper, lower, carry))
+        steps.append(DigitColumn(upper, lower, carry))
         carry = steps[-1].carry_out
     return tuple(steps)
 

@@ -8,38 +8,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from examples.arithmetic.problems import Column, Problem, columns
+from examples.arithmetic.problems import DigitColumn, Problem, columns
 
-Style = Callable[[Sequence[Column], str], str]
+Style = Callable[[Sequence[DigitColumn], str], str]
 
 _PLACES = ("ones", "tens", "hundreds", "thousands")
 
 
-def canonical(steps: Sequence[Column], answer: str) -> str:
+def canonical(steps: Sequence[DigitColumn], answer: str) -> str:
     """`1+7+0=8;2+3+0=5;8+9+0=17;4+0+1=5;answer 5758`: the student's layout."""
     return ";".join([step.equation for step in steps] + [f"answer {answer}"])
 
 
-def with_carries(steps: Sequence[Column], answer: str) -> str:
+def with_carries(steps: Sequence[DigitColumn], answer: str) -> str:
     noted = [f"{step.equation} carry {step.carry_out}" for step in steps]
     return "; ".join([*noted, f"answer {answer}"])
 
 
-def with_places(steps: Sequence[Column], answer: str) -> str:
+def with_places(steps: Sequence[DigitColumn], answer: str) -> str:
     named = [f"{_place(i)}: {step.equation}" for i, step in enumerate(steps)]
     return ", ".join([*named, f"answer {answer}"])
 
 
-def one_per_line(steps: Sequence[Column], answer: str) -> str:
+def one_per_line(steps: Sequence[DigitColumn], answer: str) -> str:
     return "\n".join([step.equation for step in steps] + [f"answer {answer}"])
 
 
-def left_to_right(steps: Sequence[Column], answer: str) -> str:
+def left_to_right(steps: Sequence[DigitColumn], answer: str) -> str:
     listed = " | ".join(step.equation for step in reversed(steps))
     return f"From the left: {listed}\nanswer {answer}"
 
 
-def spaced(steps: Sequence[Column], answer: str) -> str:
+def spaced(steps: Sequence[DigitColumn], answer: str) -> str:
     written = [f"{s.upper} + {s.lower} + {s.carry_in} = {s.total}" for s in steps]
     return ". ".join(written) + f". The sum is written digit by digit.\nanswer {answer}"
 

@@ -24,7 +24,7 @@ from verl.workers.config import HFModelConfig
 from verl.workers.rollout.base import BaseRollout
 from verl.workers.rollout.replica import RolloutReplica, TokenOutput
 
-from ropd_verl.cpu.generation import Completion, Request, eos_token_ids, generate
+from ropd_verl.cpu.generation import Completion, GenerationRequest, eos_token_ids, generate
 from ropd_verl.cpu.sampling import SamplingParams
 
 # A batch closes when no request has come for the first time, or after the second in all: n
@@ -41,7 +41,7 @@ def server_name(replica_rank: int) -> str:
 
 @dataclass(frozen=True)
 class _Pending:
-    request: Request
+    request: GenerationRequest
     done: asyncio.Future[Completion]
 
 
@@ -94,7 +94,7 @@ class TransformersServer:
             sampling_params, default_max_tokens=min(self._response_length, room)
         )
         pending = _Pending(
-            Request(list(prompt_ids), params), asyncio.get_running_loop().create_future()
+            GenerationRequest(list(prompt_ids), params), asyncio.get_running_loop().create_future()
         )
         if self._loop_task is None:
             self._loop_task = asyncio.create_task(self._serve())

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from examples.arithmetic.contrast import MAX_CRITERIA, MIN_CRITERIA, Weighted, induce_rubric, verify
 from examples.arithmetic.criteria import KINDS, criteria_of, parse_criterion
-from examples.arithmetic.problems import Column, Problem, columns, digit_pairs
+from examples.arithmetic.problems import DigitColumn, Problem, columns, digit_pairs
 from examples.arithmetic.replies import teach
 from examples.arithmetic.solutions import STYLES, canonical, solve
 from examples.arithmetic.statements import Equation, read_statement
@@ -24,7 +24,7 @@ def answer_with_carries(problem: Problem, kept: list[bool]) -> str:
     """A solution that forgets the carry out of column i where `kept[i]` is false."""
     steps, carry = [], 0
     for (upper, lower), keep in zip(digit_pairs(problem), kept, strict=False):
-        steps.append(Column(upper, lower, carry))
+        steps.append(DigitColumn(upper, lower, carry))
         carry = steps[-1].carry_out if keep else 0
     digits = "".join(str(step.total % 10) for step in reversed(steps))
     return canonical(steps, ("1" if carry else "") + digits)
@@ -118,7 +118,7 @@ def test_points_grow_with_what_students_miss() -> None:
 
 
 ALL_EQUATIONS = ";".join(
-    Column(u, v, c).equation for u in range(10) for v in range(10) for c in (0, 1)
+    DigitColumn(u, v, c).equation for u in range(10) for v in range(10) for c in (0, 1)
 )
 
 
@@ -149,13 +149,13 @@ def test_answers_that_list_everything_score_below_the_flawed_student() -> None:
 
 def test_the_rubric_contrasts_and_does_not_compute() -> None:
     """Teachers that agree on a wrong solution are believed: no ground truth enters."""
-    wrong = canonical([*columns(PROBLEM)[:-1], Column(4, 0, 0)], "4825")
+    wrong = canonical([*columns(PROBLEM)[:-1], DigitColumn(4, 0, 0)], "4825")
     rubric = induce_rubric([wrong] * 4, students(PROBLEM))
     assert reward(rubric, wrong) > reward(rubric, solve(PROBLEM))
 
 
 def test_a_lone_teacher_error_is_outvoted() -> None:
-    odd = canonical([Column(7, 8, 0), Column(5, 6, 0)], "15")
+    odd = canonical([DigitColumn(7, 8, 0), DigitColumn(5, 6, 0)], "15")
     rubric = induce_rubric([*teachers(PROBLEM, 3), odd], students(PROBLEM))
     assert reward(rubric, solve(PROBLEM)) == 1.0
     assert reward(rubric, odd) < 0.5

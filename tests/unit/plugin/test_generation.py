@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from ropd_verl.cpu.generation import Completion, Request, generate
+from ropd_verl.cpu.generation import Completion, GenerationRequest, generate
 from ropd_verl.cpu.sampling import SamplingParams
 
 EOS = 3
@@ -47,7 +47,7 @@ def run(model, requests, **options) -> list[Completion]:
 
 
 def request(prompt, **values):
-    return Request(prompt, SamplingParams(**({"max_tokens": 12} | values)))
+    return GenerationRequest(prompt, SamplingParams(**({"max_tokens": 12} | values)))
 
 
 REQUESTS = [

@@ -23,7 +23,7 @@ _COMPACT_BELOW = 0.75
 
 
 @dataclass(frozen=True)
-class Request:
+class GenerationRequest:
     """A prompt (token ids) and how to continue it."""
 
     prompt_ids: Sequence[int]
@@ -48,7 +48,7 @@ class Completion:
 @torch.inference_mode()
 def generate(
     model: PreTrainedModel,
-    requests: Sequence[Request],
+    requests: Sequence[GenerationRequest],
     *,
     eos_token_ids: frozenset[int],
     shared_rng: torch.Generator,
@@ -143,7 +143,7 @@ def _positions(attention_mask: torch.Tensor) -> torch.Tensor:
 
 
 def _score_prompts(
-    requests: Sequence[Request], logits: torch.Tensor, completions: Sequence[Completion]
+    requests: Sequence[GenerationRequest], logits: torch.Tensor, completions: Sequence[Completion]
 ) -> None:
     for row, request in enumerate(requests):
         k = request.params.prompt_logprobs
