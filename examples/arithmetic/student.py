@@ -25,7 +25,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from examples.arithmetic.problems import (
-    Column,
+    DigitColumn,
     Problem,
     digit_pairs,
     draw_problem_sets,
@@ -121,10 +121,10 @@ def build_model(recipe: WarmStart) -> Qwen3ForCausalLM:
 
 def flawed_solution(problem: Problem, rng: random.Random) -> str:
     """A solution whose solver forgets each carry with probability `FORGOTTEN_CARRY`."""
-    steps: list[Column] = []
+    steps: list[DigitColumn] = []
     carry = 0
     for upper, lower in digit_pairs(problem):
-        steps.append(Column(upper, lower, carry))
+        steps.append(DigitColumn(upper, lower, carry))
         carry = steps[-1].carry_out if rng.random() >= FORGOTTEN_CARRY else 0
     digits = [str(step.total % 10) for step in steps] + (["1"] if carry else [])
     return canonical(steps, "".join(reversed(digits)))
