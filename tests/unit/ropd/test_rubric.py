@@ -86,8 +86,8 @@ def test_shuffling_never_changes_a_score(seed: int, uid: str, size: int, data: A
     answers = [str(number) for number in range(size)]
     shuffled = Pool.shuffled((), answers, "joint_blind", shuffle_key(seed, uid, range(size)))
     assert sorted(shuffled.order) == list(range(size))
-    back = shuffled.in_pool_order([pool[int(answer)] for answer in shuffled.shown])
-    panel = RubricPanel(rubric, tuple(range(size)), shuffled.order, (), back)
+    back = shuffled.gathered([shuffled.order], [[pool[int(each)] for each in shuffled.shown]])
+    panel = RubricPanel(rubric, tuple(range(size)), shuffled.order, (), back.students)
     assert student_scores([panel], size) == tuple(weighted_pass_rate(rubric, v) for v in pool)
 
 
