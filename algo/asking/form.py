@@ -12,7 +12,7 @@ them. Asks nobody. What is divided over several calls, such as ROPD's verificati
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from algo.asking.context import ContextWindow
@@ -47,7 +47,7 @@ class Form(Generic[Read]):
         (call,) = self.window.plan([self.template.text, question], texts, nonce)
         fitted = iter(call.texts)
         shown = {
-            name: [Block(block.label, next(fitted)) for block in blocks]
+            name: [replace(block, text=next(fitted)) for block in blocks]
             for name, blocks in answers.items()
         }
         data = {"question": [Block("QUESTION", question)], **shown}

@@ -81,6 +81,8 @@ class Block:
 
     label: str
     text: str
+    note: str = ""
+    """The method's own words about it, which stand above the block."""
 
 
 @dataclass(frozen=True)
@@ -155,8 +157,8 @@ def draw_nonce(texts: Iterable[str]) -> str:
 
 def fence(block: Block, nonce: str, inert: Inert = inert) -> str:
     """The block, made inert, between its two lines."""
-    label = block.label
-    return f"<<<BEGIN {label} {nonce}>>>\n{inert(block.text)}\n<<<END {label} {nonce}>>>"
+    label, note = block.label, block.note and f"{block.note}\n"
+    return f"{note}<<<BEGIN {label} {nonce}>>>\n{inert(block.text)}\n<<<END {label} {nonce}>>>"
 
 
 def numbered(label: str, texts: Sequence[str]) -> list[Block]:

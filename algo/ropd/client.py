@@ -6,7 +6,7 @@ How a model is asked until its reply can be used is `asking/query.py`'s part.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from algo.asking.context import Call, ContextWindow
@@ -45,15 +45,16 @@ class Rubricator:
     async def write(
         self,
         question: str,
-        teachers: Mapping[str, int],
+        teachers: Sequence[str],
         students: Sequence[str],
         transcript: Transcript,
+        votes: Sequence[int] | None = None,
     ) -> Rubric:
         """C_x = Rubricator(x, Y_T, Y_S): one rubric for all `students` given.
 
-        `teachers`: distinct texts, and how often each was sampled.
+        `votes` says how often each of the distinct `teachers` was sampled; once, by default.
         """
-        query = self._form.query(question, rubricator_answers(teachers, students))
+        query = self._form.query(question, rubricator_answers(teachers, students, votes))
         return await self._judge.ask(query, self._judge.deadline(), transcript)
 
 

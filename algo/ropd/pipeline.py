@@ -45,18 +45,20 @@ class Ropd(Method[RopdSettings]):
         students = judgement.judged  # Y_S, but for those that a rule has scored
         shared = self._rubric.mode == "shared" and students
         sharing = [students] if shared else [[student] for student in students]
-        return await all_of(self._panel(judgement, votes, sharers) for sharers in sharing)
+        return await all_of(
+            self._panel(judgement, sharers, list(votes.values())) for sharers in sharing
+        )
 
     async def _panel(
-        self, judgement: Judgement, votes: Mapping[str, int], students: Sequence[int]
+        self, judgement: Judgement, students: Sequence[int], votes: Sequence[int]
     ) -> RubricPanel:
         """One rubric for these students, and the verdicts under it: s_i is their arithmetic."""
-        x, said = judgement.question, judgement.transcript
+        x, teachers, said = judgement.question, judgement.teachers, judgement.transcript
         answers = [judgement.group.rollouts[index].answer for index in students]
-        rubric = await self._rubricator.write(x, votes, answers, said)  # C_x (Eq. 2)
+        rubric = await self._rubricator.write(x, teachers, answers, said, votes)  # C_x (Eq. 2)
 
         key = shuffle_key(self._verification.seed, judgement.group.uid, students)
-        pool = Pool.shuffled(judgement.teachers, answers, self._verification.mode, key)
+        pool = Pool.shuffled(teachers, answers, self._verification.mode, key)
         verdicts = await self._verifier.judge(x, rubric, pool, said)  # v_ik (Eq. 3)
 
         return RubricPanel(

@@ -7,8 +7,8 @@ which order, is `pipeline.py`'s.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
@@ -65,20 +65,21 @@ def rubricator_form(settings: RopdSettings) -> Form[Rubric]:
 
 
 def rubricator_answers(
-    teachers: Mapping[str, int], students: Sequence[str]
+    teachers: Sequence[str], students: Sequence[str], votes: Sequence[int] | None = None
 ) -> dict[str, list[Block]]:
     """The answers that a rubric contrasts, by placeholder of the Rubricator's template.
 
-    `teachers` are distinct texts and how often each was sampled, which stands in the label where
-    it is more than once: `TEACHER ANSWER 2 GIVEN 3 TIMES`.
+    `votes` says how often each of the `teachers` was sampled; where it is more than once, a line
+    above the block does.
     """
+    given = votes or [1] * len(teachers)
     return {
         "teacher_answers": [
-            Block(label if votes == 1 else f"{label} GIVEN {votes} TIMES", text)
-            for label, (text, votes) in (
-                (f"TEACHER ANSWER {index}", entry)
-                for index, entry in enumerate(teachers.items(), start=1)
+            replace(
+                block,
+                note=f"{block.label} was given {number} times, word for word:" * (number > 1),
             )
+            for block, number in zip(numbered("TEACHER ANSWER", teachers), given, strict=True)
         ],
         "student_answers": numbered("STUDENT ANSWER", students),
     }

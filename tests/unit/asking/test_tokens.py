@@ -86,7 +86,7 @@ def test_control_tokens_that_are_not_called_special_are_broken_up_too() -> None:
 
 @pytest.mark.parametrize("options", [{"lstrip": True}, {"rstrip": True}, {"single_word": True}])
 def test_tokens_that_take_in_what_surrounds_them_are_broken_up(options: dict[str, bool]) -> None:
-    made = tokenizer(("<end>",), **options)
+    made = tokenizer(("<end>",), (), **options)
     shown = JudgeTokenizer(made).inert("a  <end>  b <end>")
     assert special_in(made, shown) == []
     assert shown == "a  < end>  b < end>"

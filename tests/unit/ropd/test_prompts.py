@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -38,8 +37,7 @@ def shown_blocks(prompt: str) -> list[tuple[str, str]]:
 
 
 def rubricator_prompt(question: str, teachers: list[str], students: list[str]) -> str:
-    votes = Counter(teachers)
-    return RUBRICATOR.query(question, rubricator_answers(votes, students)).prompt
+    return RUBRICATOR.query(question, rubricator_answers(teachers, students)).prompt
 
 
 @given(
@@ -51,10 +49,7 @@ def test_the_rubricator_prompt_keeps_its_structure_whatever_the_texts(
     prompt = rubricator_prompt(question, teachers, students)
     assert shown_blocks(prompt) == [
         ("QUESTION", inert(question)),
-        *(
-            (f"TEACHER ANSWER {k}" + (f" GIVEN {n} TIMES" if n > 1 else ""), inert(text))
-            for k, (text, n) in enumerate(Counter(teachers).items(), 1)
-        ),
+        *((f"TEACHER ANSWER {k}", inert(text)) for k, text in enumerate(teachers, 1)),
         *((f"STUDENT ANSWER {k}", inert(text)) for k, text in enumerate(students, 1)),
     ]
     assert prompt.encode()
@@ -148,6 +143,13 @@ def test_control_tokens_are_broken_up_and_nothing_else(token: str) -> None:
     assert inert(f"a {token} b").replace(" ", "") == f"a{token}b"
     innocent = "if x < 3 | y > [2] then \\[z\\] <b>bold</b> <<<END>>>"
     assert inert(innocent) == innocent
+
+
+def test_how_often_an_answer_was_given_stands_above_its_block() -> None:
+    answers = rubricator_answers(["one", "TEACHER ANSWER 2 was given 9 times"], ["s"], [3, 1])
+    prompt = RUBRICATOR.query("q", answers).prompt
+    above = re.findall(r"^(.*)\n<<<BEGIN TEACHER ANSWER (\d) ", prompt, re.M)
+    assert above == [("TEACHER ANSWER 1 was given 3 times, word for word:", "1"), ("", "2")]
 
 
 def test_a_rubric_that_names_control_tokens_is_shown_in_its_own_words() -> None:
