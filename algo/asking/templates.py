@@ -43,12 +43,14 @@ _BRACKETS: Final = (
     *("THINK", "ARGS", "CALL_ID", "MODEL_SETTINGS", "IMG", "IMG_BREAK", "IMG_END", "AUDIO"),
     *("BEGIN_AUDIO", "gMASK", "sMASK"),
 )
-_CONTROL_TOKEN: Final = re.compile(
+# Two patterns, for the search of one that begins with a fixed sign is several times as fast.
+_IN_ANGLES: Final = re.compile(
     r"<(?=\|[^|<>\n]{1,64}\|?>|[^\s|<>]{1,64}\|>|\uff5c[^\uff5c<>\n]{1,64}\uff5c>"
     rf"|/?(?:{'|'.join(_TAGS)}|{_NUMBERED_TAGS})>|</?SYS>>)"
-    rf"|\[(?=/?(?:{'|'.join(_BRACKETS)})\])"
 )
-"""The sign that opens a control token, by its look: of `<|im_start|>`, `<|turn>`, `[THINK]`."""
+"""The sign that opens a control token, by its look: of `<|im_start|>`, `<|turn>`, `</s>`."""
+_IN_BRACKETS: Final = re.compile(rf"\[(?=/?(?:{'|'.join(_BRACKETS)})\])")
+"""The same of `[INST]` and its like."""
 _LONE_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 
 
@@ -59,9 +61,10 @@ Inert = Callable[[str], str]
 def inert(text: str) -> str:
     """`text` with control tokens of chat templates broken up and lone surrogates replaced."""
     text = encodable(text)
-    # Nearly all texts lack the one or the other end of every token; the pattern costs far more.
-    if ("<" in text and ">" in text) or ("[" in text and "]" in text):
-        text = _CONTROL_TOKEN.sub(lambda match: match.group() + " ", text)
+    if "<" in text and ">" in text:
+        text = _IN_ANGLES.sub("< ", text)
+    if "[" in text and "]" in text:
+        text = _IN_BRACKETS.sub("[ ", text)
     return text
 
 
@@ -72,7 +75,8 @@ def encodable(text: str) -> str:
 
 def is_control_token(text: str) -> bool:
     """Whether `text` is one control token by its look."""
-    return len(text) > 1 and _CONTROL_TOKEN.match(text) is not None and text[-1] in ">]"
+    opens = _IN_ANGLES.match(text) or _IN_BRACKETS.match(text)
+    return opens is not None and text[-1] in ">]"
 
 
 @dataclass(frozen=True)
