@@ -2,18 +2,23 @@
 
 Tokens are counted with the model's tokenizer when one is configured, else estimated high: three
 letters a token, and one token for every digit, sign and byte outside ASCII. Without a configured
-`context_tokens` nothing is counted or cut. An answer is cut in the middle, since its beginning
-states the approach and its end the result, and a mark tells how much is missing.
+`context_tokens` nothing is counted or cut.
+
+What must go is taken from all answers in proportion to their lengths, so that none is judged on a
+smaller share of itself than another; only what is short already is left whole. An answer is cut in
+the middle, since its beginning states the approach and its end the result. A mark tells how much is
+missing, and carries the prompt's nonce, which no answer can know.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from string import ascii_letters
 from typing import Final, Literal
 
+from algo.asking.templates import inert
+from algo.asking.tokens import JudgeTokenizer
 from algo.errors import ConfigurationError, FailureKind, JudgeFailure
 from algo.llm.settings import RoleSettings
 
@@ -21,9 +26,9 @@ Overflow = Literal["cut", "split", "fail"]
 
 _LETTERS: Final = ascii_letters.encode()
 _SPACES: Final = b" \t"
-_FENCE_TOKENS: Final = 64
+FENCE_TOKENS: Final = 64
 """For the two lines around a block: label and nonce, twice."""
-_FRAME_TOKENS: Final = 256
+FRAME_TOKENS: Final = 256
 """For what a server's chat template adds around the message, and for the note of a repair turn."""
 _LEAST_ANSWER_TOKENS: Final = 64
 """An answer is not cut below this; a prompt that still does not fit fails."""
@@ -32,6 +37,8 @@ _LEAST_ANSWER_TOKENS: Final = 64
 @dataclass(frozen=True)
 class Call:
     """One request's share of the answers: their places, their texts as shown, characters cut.
+
+    A place that every call shows is in each of them.
 
     `prompt_tokens` and `spare_tokens` (what the context has left beside prompt and reply) are
     `None` where no context is configured.
@@ -52,31 +59,51 @@ class ContextWindow:
         self._context = settings.context_tokens
         self._reply = settings.max_tokens
         self._overflow = overflow
-        self._count = _counter(role, settings.tokenizer)
-        if self._context is not None and self._context <= self._reply + _FRAME_TOKENS:
+        named = settings.tokenizer
+        tokenizer = None if named is None else JudgeTokenizer.read(role, named)
+        self._count = estimated_tokens if tokenizer is None else tokenizer.count
+        self.inert = inert if tokenizer is None else tokenizer.inert
+        """Breaks up what this role's model would read as structure. What `plan` is given is inert
+        already, so that what is counted is what is sent."""
+        self.check_frame("")
+
+    def check_frame(self, template: str) -> None:
+        """Raise `ConfigurationError` where `template` leaves no room for a single answer."""
+        if self._context is None:
+            return
+        frame = self._reply + FRAME_TOKENS + self._count(template)
+        if self._context < frame + FENCE_TOKENS + _LEAST_ANSWER_TOKENS:
             raise ConfigurationError(
-                f"ropd.judge.{role}.context_tokens={self._context} leaves no room for a prompt "
-                f"beside max_tokens={self._reply}: raise the one or lower the other"
+                f"ropd.judge.{self._role}.context_tokens={self._context} leaves no room for an "
+                f"answer: max_tokens={self._reply} and the prompt's frame take {frame}. Raise the "
+                "one or lower the other"
             )
 
-    def plan(self, frame: Sequence[str], answers: Sequence[str]) -> list[Call]:
-        """The calls that show every answer once, in order, beside the texts of `frame`.
+    def plan(
+        self,
+        frame: Sequence[str],
+        answers: Sequence[str],
+        nonce: str,
+        always: Collection[int] = (),
+    ) -> list[Call]:
+        """The calls that show every answer, in order, beside the texts of `frame`.
 
-        One call, unless the role splits.
+        One call, unless the role splits: then each call shows the answers at the places `always`
+        and some of the others, of which each is shown once.
         """
         everyone = tuple(range(len(answers)))
         if self._context is None:
             return [Call(everyone, tuple(answers), 0)]
-        fixed = _FRAME_TOKENS + sum(self._count(text) for text in frame)
+        fixed = FRAME_TOKENS + sum(self._count(text) for text in frame)
         sizes = [self._count(answer) for answer in answers]
         room = self._context - self._reply - fixed
-        needed = sum(sizes) + _FENCE_TOKENS * len(sizes)
+        needed = sum(sizes) + FENCE_TOKENS * len(sizes)
         if needed <= room:
             return [Call(everyone, tuple(answers), 0, fixed + needed, room - needed)]
         if self._overflow == "fail":
             raise self._failure(fixed + sum(sizes))
-        chunks = _packed(sizes, room) if self._overflow == "split" else [everyone]
-        return [self._fitted(chunk, answers, sizes, fixed, room) for chunk in chunks]
+        chunks = _packed(sizes, room, always) if self._overflow == "split" else [everyone]
+        return [self._fitted(chunk, answers, sizes, fixed, room, nonce) for chunk in chunks]
 
     def _fitted(
         self,
@@ -85,17 +112,18 @@ class ContextWindow:
         sizes: Sequence[int],
         fixed: int,
         room: int,
+        nonce: str,
     ) -> Call:
-        fences = _FENCE_TOKENS * len(chunk)
-        cap = _water_level([sizes[place] for place in chunk], room - fences)
-        if cap < _LEAST_ANSWER_TOKENS:
+        fences = FENCE_TOKENS * len(chunk)
+        caps = _caps([sizes[place] for place in chunk], room - fences)
+        if caps is None:
             raise self._failure(fixed + sum(sizes[place] for place in chunk))
         texts = tuple(
-            answers[place] if sizes[place] <= cap else cut_middle(answers[place], cap, self._count)
-            for place in chunk
+            cut_middle(answers[place], cap, self._count, nonce)
+            for place, cap in zip(chunk, caps, strict=True)
         )
         lost = sum(len(answers[place]) for place in chunk) - sum(map(len, texts))
-        needed = fences + sum(min(sizes[place], cap) for place in chunk)
+        needed = fences + sum(caps)
         return Call(chunk, texts, max(0, lost), fixed + needed, room - needed)
 
     def _failure(self, tokens: int) -> JudgeFailure:
@@ -117,65 +145,58 @@ def estimated_tokens(text: str) -> int:
     return letters // 3 + spaces // 4 + len(without_letters) - spaces
 
 
-def cut_middle(text: str, cap: int, count: Callable[[str], int]) -> str:
+def cut_middle(text: str, cap: int, count: Callable[[str], int], nonce: str) -> str:
     """`text` with its middle replaced by a mark, so that it counts at most `cap` tokens."""
     kept = len(text)
     while kept > 0:
-        size = count(_without_middle(text, kept))
+        size = count(_without_middle(text, kept, nonce))
         if size <= cap:
             break
         kept = min(kept - 1, int(kept * cap / size))
-    return _without_middle(text, kept)
+    return _without_middle(text, kept, nonce)
 
 
-def _without_middle(text: str, kept: int) -> str:
+def _without_middle(text: str, kept: int, nonce: str) -> str:
     if kept >= len(text):
         return text
     head, tail = text[: kept - kept // 2], text[len(text) - kept // 2 :]
-    return f"{head}\n[... {len(text) - kept} characters left out here ...]\n{tail}"
+    return f"{head}\n[... {len(text) - kept} characters left out here {nonce} ...]\n{tail}"
 
 
-def _water_level(sizes: Sequence[int], room: int) -> int:
-    """The largest cap under which sum(min(size, cap)) fits into `room`."""
-    left, ordered = room, sorted(sizes)
-    for index, size in enumerate(ordered):
-        share = left // (len(ordered) - index)
-        if size > share:
-            return share
-        left -= size
-    return max(sizes, default=0)
+def _caps(sizes: Sequence[int], room: int) -> list[int] | None:
+    """How many tokens each may keep, together at most `room`: the same share of each, but none
+    below `_LEAST_ANSWER_TOKENS` or what it has. `None` where even that does not fit."""
+    floors = [min(size, _LEAST_ANSWER_TOKENS) for size in sizes]
+    left = room - sum(floors)
+    if left < 0:
+        return None
+    cut = {place for place, size in enumerate(sizes) if size > _LEAST_ANSWER_TOKENS}
+    while cut:
+        total = sum(sizes[place] for place in cut)
+        share = min(1.0, (left + _LEAST_ANSWER_TOKENS * len(cut)) / total)
+        short = {place for place in cut if sizes[place] * share < _LEAST_ANSWER_TOKENS}
+        if not short:
+            return [
+                int(size * share) if place in cut else floors[place]
+                for place, size in enumerate(sizes)
+            ]
+        cut -= short
+    return floors
 
 
-def _packed(sizes: Sequence[int], room: int) -> list[tuple[int, ...]]:
-    """Consecutive chunks that fit into `room` each; what exceeds it alone stands alone."""
+def _packed(sizes: Sequence[int], room: int, always: Collection[int]) -> list[tuple[int, ...]]:
+    """Chunks that fit into `room` each, all with the places `always`, of others consecutive ones;
+    one that exceeds what is left stands with these alone."""
+    left = room - sum(sizes[place] + FENCE_TOKENS for place in always)
     chunks: list[list[int]] = []
     used = 0
     for place, size in enumerate(sizes):
-        needed = size + _FENCE_TOKENS
-        if not chunks or used + needed > room:
+        if place in always:
+            continue
+        needed = size + FENCE_TOKENS
+        if not chunks or used + needed > left:
             chunks.append([])
             used = 0
         chunks[-1].append(place)
         used += needed
-    return [tuple(chunk) for chunk in chunks]
-
-
-def _counter(role: str, tokenizer: str | None) -> Callable[[str], int]:
-    if tokenizer is None:
-        return estimated_tokens
-    path = Path(tokenizer)
-    file = path / "tokenizer.json" if path.is_dir() else path
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        raise ConfigurationError(
-            f"ropd.judge.{role}.tokenizer needs the package `tokenizers`: install it, or set null "
-            "to estimate"
-        ) from None
-    if not file.is_file():
-        raise ConfigurationError(
-            f"ropd.judge.{role}.tokenizer={tokenizer}: no tokenizer.json there; name one, or set "
-            "null to estimate"
-        )
-    loaded = Tokenizer.from_file(str(file))
-    return lambda text: len(loaded.encode(text, add_special_tokens=False).ids)
+    return [tuple(sorted((*always, *chunk))) for chunk in chunks or [[]]]

@@ -12,13 +12,13 @@ them. Asks nobody. What is divided over several calls, such as ROPD's verificati
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from algo.asking.context import ContextWindow
 from algo.asking.extraction import reply_schema
 from algo.asking.query import Query
-from algo.asking.templates import Block, PromptTemplate
+from algo.asking.templates import Block, PromptTemplate, draw_nonce
 
 Read = TypeVar("Read")
 
@@ -40,16 +40,19 @@ class Form(Generic[Read]):
 
     def query(self, question: str, answers: Mapping[str, Sequence[Block]]) -> Query[Read]:
         """The question with `answers` by placeholder; raises `JudgeFailure(context_overflow)`."""
-        texts = [block.text for blocks in answers.values() for block in blocks]
-        (call,) = self.window.plan([self.template.text, question], texts)
+        inert = self.window.inert
+        question = inert(question)
+        texts = [inert(block.text) for blocks in answers.values() for block in blocks]
+        nonce = draw_nonce([question, *texts])
+        (call,) = self.window.plan([self.template.text, question], texts, nonce)
         fitted = iter(call.texts)
         shown = {
-            name: [Block(block.label, next(fitted)) for block in blocks]
+            name: [replace(block, text=next(fitted)) for block in blocks]
             for name, blocks in answers.items()
         }
         data = {"question": [Block("QUESTION", question)], **shown}
         return Query(
-            self.template.show(data, self.values),
+            self.template.show(data, self.values, nonce, inert),
             self.schema_version,
             reply_schema(self.schema_version, self.properties),
             self.read,

@@ -9,7 +9,8 @@ All data (question, rubric, answers) stands in blocks
 whose nonce (16 hex digits, drawn anew for each prompt) occurs in none of the data, so nothing an
 answer says can end its own block or begin another. Data enters the template once, in one pass, so
 braces and placeholder names inside an answer stay what they are. Control tokens of chat templates
-are broken up with a space, since a server would otherwise read them as structure.
+are broken up with a space, since a server would otherwise read them as structure: those of the
+model's own tokenizer where one is named (`tokens.py`), else those of a list.
 
 Knows neither endpoints nor replies, nor what a method shows.
 """
@@ -19,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -28,16 +29,54 @@ from algo.errors import ConfigurationError
 from algo.paths import absolute, shipped
 
 _PLACEHOLDER: Final = re.compile(r"\{\{(\w+)\}\}")
-_TAGS: Final = ("s", "bos", "eos", "pad", "unk", "think", "start_of_turn", "end_of_turn")
-_BRACKETS: Final = ("INST", "SYSTEM_PROMPT", "AVAILABLE_TOOLS", "TOOL_CALLS", "TOOL_RESULTS")
-_CONTROL_TOKEN: Final = re.compile(
-    r"<(?=\|[^|<>\n]{1,64}\|>|\uff5c[^\uff5c<>\n]{1,64}\uff5c>"
-    rf"|/?(?:{'|'.join(_TAGS)})>)"
-    rf"|\[(?=/?(?:{'|'.join(_BRACKETS)})\])"
+_TAGS: Final = (
+    *("s", "bos", "eos", "pad", "unk", "mask", "sop", "eop", "think", "thinking", "tool", "tools"),
+    *("tool_call", "tool_calls", "tool_response", "tool_result", "arg_key", "arg_value"),
+    *("start_of_turn", "end_of_turn", "start_of_image", "end_of_image", "image_soft_token"),
+    *("start_function_call", "end_function_call", "start_function_response"),
+    *("end_function_response", "image", "image_pad", "image_placeholder", "img", "video", "audio"),
+    *("begin_of_text", "end_of_text", "fim_prefix", "fim_middle", "fim_suffix"),
 )
-_TAG_ENDS: Final = ("|>", "\uff5c>", *(f"{tag}>" for tag in _TAGS))
-_BRACKET_ENDS: Final = tuple(f"{bracket}]" for bracket in _BRACKETS)
+_NUMBERED_TAGS: Final = r"(?:unused|reserved(?:_(?:special_)?token)?|extra_id)_?\d{1,6}"
+_BRACKETS: Final = (
+    *("INST", "SYSTEM_PROMPT", "AVAILABLE_TOOLS", "TOOL_CALLS", "TOOL_RESULTS", "TOOL_CONTENT"),
+    *("THINK", "ARGS", "CALL_ID", "MODEL_SETTINGS", "IMG", "IMG_BREAK", "IMG_END", "AUDIO"),
+    *("BEGIN_AUDIO", "gMASK", "sMASK"),
+)
+# Two patterns, for the search of one that begins with a fixed sign is several times as fast.
+_IN_ANGLES: Final = re.compile(
+    r"<(?=\|[^|<>\n]{1,64}\|?>|[^\s|<>]{1,64}\|>|\uff5c[^\uff5c<>\n]{1,64}\uff5c>"
+    rf"|/?(?:{'|'.join(_TAGS)}|{_NUMBERED_TAGS})>|</?SYS>>)"
+)
+"""The sign that opens a control token, by its look: of `<|im_start|>`, `<|turn>`, `</s>`."""
+_IN_BRACKETS: Final = re.compile(rf"\[(?=/?(?:{'|'.join(_BRACKETS)})\])")
+"""The same of `[INST]` and its like."""
 _LONE_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
+
+
+Inert = Callable[[str], str]
+"""Gives a text back without control tokens, and itself where there are none."""
+
+
+def inert(text: str) -> str:
+    """`text` with control tokens of chat templates broken up and lone surrogates replaced."""
+    text = encodable(text)
+    if "<" in text and ">" in text:
+        text = _IN_ANGLES.sub("< ", text)
+    if "[" in text and "]" in text:
+        text = _IN_BRACKETS.sub("[ ", text)
+    return text
+
+
+def encodable(text: str) -> str:
+    """`text` with lone surrogates, which no encoding has, replaced."""
+    return text if text.isascii() else _LONE_SURROGATE.sub("\ufffd", text)
+
+
+def is_control_token(text: str) -> bool:
+    """Whether `text` is one control token by its look."""
+    opens = _IN_ANGLES.match(text) or _IN_BRACKETS.match(text)
+    return opens is not None and text[-1] in ">]"
 
 
 @dataclass(frozen=True)
@@ -46,6 +85,8 @@ class Block:
 
     label: str
     text: str
+    note: str = ""
+    """The method's own words about it, which stand above the block."""
 
 
 @dataclass(frozen=True)
@@ -94,30 +135,19 @@ class PromptTemplate:
         """Put each value in place of its `{{name}}`, in a single pass."""
         return _PLACEHOLDER.sub(lambda match: values[match.group(1)], self.text)
 
-    def show(self, data: Mapping[str, Sequence[Block]], values: Mapping[str, str]) -> str:
-        """The prompt with each placeholder's blocks fenced under one new `nonce`.
+    def show(
+        self,
+        data: Mapping[str, Sequence[Block]],
+        values: Mapping[str, str],
+        nonce: str,
+        inert: Inert = inert,
+    ) -> str:
+        """The prompt with each placeholder's blocks fenced under `nonce` (`draw_nonce`).
 
         `values` are put in as they are: the method's own words, never a question or an answer.
         """
-        nonce = draw_nonce(block.text for blocks in data.values() for block in blocks)
-        shown = {name: fenced(blocks, nonce) for name, blocks in data.items()}
+        shown = {name: fenced(blocks, nonce, inert) for name, blocks in data.items()}
         return self.fill({**values, **shown, "nonce": nonce})
-
-
-def inert(text: str) -> str:
-    """`text` with control tokens of chat templates broken up and lone surrogates replaced."""
-    if not text.isascii():
-        text = _LONE_SURROGATE.sub("\ufffd", text)
-    if _may_hold_control_token(text):
-        text = _CONTROL_TOKEN.sub(lambda match: match.group() + " ", text)
-    return text
-
-
-def _may_hold_control_token(text: str) -> bool:
-    """Much cheaper than the pattern, which most texts are thus spared."""
-    return ("<" in text and any(end in text for end in _TAG_ENDS)) or (
-        "[" in text and any(end in text for end in _BRACKET_ENDS)
-    )
 
 
 def draw_nonce(texts: Iterable[str]) -> str:
@@ -129,14 +159,10 @@ def draw_nonce(texts: Iterable[str]) -> str:
             return nonce
 
 
-def fence(block: Block, nonce: str) -> str:
-    """The block, made inert, between its two lines.
-
-    A nonce that does not occur in the text does not occur in the inert text either: nothing is
-    added to it but spaces and replacement characters.
-    """
-    label = block.label
-    return f"<<<BEGIN {label} {nonce}>>>\n{inert(block.text)}\n<<<END {label} {nonce}>>>"
+def fence(block: Block, nonce: str, inert: Inert = inert) -> str:
+    """The block, made inert, between its two lines."""
+    label, note = block.label, block.note and f"{block.note}\n"
+    return f"{note}<<<BEGIN {label} {nonce}>>>\n{inert(block.text)}\n<<<END {label} {nonce}>>>"
 
 
 def numbered(label: str, texts: Sequence[str]) -> list[Block]:
@@ -144,9 +170,9 @@ def numbered(label: str, texts: Sequence[str]) -> list[Block]:
     return [Block(f"{label} {index}", text) for index, text in enumerate(texts, start=1)]
 
 
-def fenced(blocks: Sequence[Block], nonce: str) -> str:
+def fenced(blocks: Sequence[Block], nonce: str, inert: Inert = inert) -> str:
     """All blocks, fenced, with an empty line between them."""
-    return "\n\n".join(fence(block, nonce) for block in blocks)
+    return "\n\n".join(fence(block, nonce, inert) for block in blocks)
 
 
 def question_text(messages: Sequence[Mapping[str, Any]]) -> str:

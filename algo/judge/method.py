@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -184,13 +185,17 @@ class Resources:
 
         Raises `JudgeFailure`.
         """
+        return tuple(self.teacher_votes(fingerprint))
+
+    def teacher_votes(self, fingerprint: str) -> Mapping[str, int]:
+        """The same with how many of the m answers each of them is. Raises `JudgeFailure`."""
         if self.teachers is None:
             raise MethodError("a method that shows teacher answers must say so: needs_teachers")
         try:
             stored = self.teachers.answers(fingerprint, self.teacher_answers)
         except TeacherMissing as missing:
             raise JudgeFailure(FailureKind.TEACHER_MISSING, "teacher", str(missing)) from None
-        return tuple(dict.fromkeys(Rollout(answer.text, True).answer for answer in stored))
+        return Counter(Rollout(answer.text, True).answer for answer in stored)
 
 
 class Method(ABC, Generic[SettingsT]):

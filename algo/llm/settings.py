@@ -94,7 +94,8 @@ class RoleSettings(Settings):
     context_tokens: int | None = Field(default=None, ge=1)
     """The model's context window; `null` sends any length and lets the endpoint refuse it."""
     tokenizer: str | None = None
-    """A tokenizer.json (or a folder with one) to count tokens with; `null` estimates high."""
+    """The model's tokenizer.json (or its folder): counts tokens, and says what are control tokens
+    in an answer. `null` estimates high and goes by a list of such tokens."""
     structured: Literal["auto", "json_schema", "text"] = "auto"
     """`auto` asks under a JSON schema, and for text once the endpoint names it as refused."""
     extra_body: dict[str, Any] = {}

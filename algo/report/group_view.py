@@ -203,7 +203,6 @@ def _setup(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _columns(panel: RubricPanel) -> tuple[AnswerColumn, ...]:
     """The rollouts first, then the teachers; the pool that was shuffled has the teachers first."""
-    place = {pool: shown for shown, pool in enumerate(panel.order, start=1)}
     m = len(panel.teacher_verdicts)
     students = zip(panel.students, panel.student_verdicts, strict=True)
     answers = [
@@ -214,7 +213,7 @@ def _columns(panel: RubricPanel) -> tuple[AnswerColumn, ...]:
         AnswerColumn(
             label=label,
             teacher=teacher,
-            shown_as=place[pool],
+            shown_as=panel.shown_as(pool),
             verdict=verdict,
             earned=sum(compress(points, verdict)),
             score=weighted_pass_rate(panel.rubric, verdict),

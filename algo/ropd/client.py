@@ -7,6 +7,7 @@ How a model is asked until its reply can be used is `asking/query.py`'s part.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from algo.asking.context import Call, ContextWindow
 from algo.asking.query import Judge, Query, Transcript
@@ -26,7 +27,7 @@ from algo.ropd.rubric import (
     parse_verdicts,
     verifier_json_schema,
 )
-from algo.ropd.scoring import Pool
+from algo.ropd.scoring import Pool, PoolVerdicts
 from algo.ropd.settings import RopdSettings
 
 
@@ -47,9 +48,13 @@ class Rubricator:
         teachers: Sequence[str],
         students: Sequence[str],
         transcript: Transcript,
+        votes: Sequence[int] | None = None,
     ) -> Rubric:
-        """C_x = Rubricator(x, Y_T, Y_S): one rubric for all `students` given."""
-        query = self._form.query(question, rubricator_answers(teachers, students))
+        """C_x = Rubricator(x, Y_T, Y_S): one rubric for all `students` given.
+
+        `votes` says how often each of the distinct `teachers` was sampled; once, by default.
+        """
+        query = self._form.query(question, rubricator_answers(teachers, students, votes))
         return await self._judge.ask(query, self._judge.deadline(), transcript)
 
 
@@ -62,6 +67,7 @@ class Verifier:
         self._window = ContextWindow(
             "verifier", settings.judge.verifier, settings.verification.overflow
         )
+        self._window.check_frame(self.template.text)
 
     @property
     def endpoint(self) -> Endpoint:
@@ -73,23 +79,33 @@ class Verifier:
         rubric: Rubric,
         pool: Pool,
         transcript: Transcript,
-    ) -> tuple[Verdict, ...]:
-        """One verdict an answer, in the order of the pool: teachers, then students.
+    ) -> PoolVerdicts:
+        """One verdict an answer of the pool, those included that are not shown for themselves.
 
         In isolated mode one answer is shown a call; the first call then goes ahead, so that the
-        others find its prefix in a cache.
+        others find its prefix in a cache. Where the pool is split over several calls, each shows
+        the teachers beside its students, as every student's call would unsplit: what the first
+        call says of them stands.
         """
-        answers, sources = pool.shown, pool.sources
-        prompts = VerifierPrompts.begin(self.template, question, rubric, answers)
+        inert = self._window.inert
+        places = sorted(pool.order)
+        answers = [inert(pool.answer(place)) for place in places]
+        prompts = VerifierPrompts.begin(self.template, question, rubric, answers, inert)
         deadline = self._judge.deadline()
-        frame = [self.template.text, question, prompts.rubric]
+        frame = [self.template.text, prompts.question, prompts.rubric]
+
+        def plan(first: int, last: int, always: int = 0) -> list[Call]:
+            """Calls that show the answers from `first` to `last`, in the order of the pool's
+            shuffle; which ones stand together does not follow from it."""
+            shown = answers[first:last]
+            calls = self._window.plan(frame, shown, prompts.nonce, range(always))
+            return [_shuffled(call, places[first:last], pool.order) for call in calls]
 
         async def verdicts(call: Call) -> tuple[Verdict, ...]:
-            named = None if sources is None else [sources[place] for place in call.places]
             count = len(call.texts)
             return await self._judge.ask(
                 Query(
-                    prompts.render(call.texts, named),
+                    prompts.render(call.texts, pool.sources(call.places)),
                     VERIFIER_SCHEMA,
                     verifier_json_schema(count, len(rubric.criteria)),
                     lambda payload: parse_verdicts(payload, count, rubric),
@@ -100,9 +116,23 @@ class Verifier:
             )
 
         if pool.mode == "isolated":
-            calls = [call for answer in answers for call in self._window.plan(frame, [answer])]
-            ahead = [await verdicts(calls[0])]
-            judged = ahead + await all_of(verdicts(call) for call in calls[1:])
+            alone = map(places.index, pool.order)
+            calls = [call for k in alone for call in plan(k, k + 1)]
+            judged = [await verdicts(calls[0])]
+            judged += await all_of(verdicts(call) for call in calls[1:])
         else:
-            judged = await all_of(verdicts(call) for call in self._window.plan(frame, answers))
-        return pool.in_pool_order([verdict for part in judged for verdict in part])
+            teachers = sum(place < len(pool.teachers) for place in places)
+            calls = plan(0, len(places), always=teachers)
+            judged = await all_of(verdicts(call) for call in calls)
+        return pool.gathered([call.places for call in calls], judged)
+
+
+def _shuffled(call: Call, places: Sequence[int], order: Sequence[int]) -> Call:
+    """A call on the answers at `places` of a pool, put into that pool's order."""
+    seats = sorted(
+        ((places[k], text) for k, text in zip(call.places, call.texts, strict=True)),
+        key=lambda seat: order.index(seat[0]),
+    )
+    return replace(
+        call, places=tuple(place for place, _ in seats), texts=tuple(text for _, text in seats)
+    )

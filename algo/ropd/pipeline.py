@@ -40,24 +40,36 @@ class Ropd(Method[RopdSettings]):
 
     async def panels(self, judgement: Judgement) -> Sequence[RubricPanel]:
         """One panel for all students, or one for each of them in per_student mode."""
-        judgement.teachers = self._resources.teacher_texts(judgement.fingerprint)  # Y_T (Eq. 1)
+        votes = self._resources.teacher_votes(judgement.fingerprint)  # Y_T (Eq. 1)
+        judgement.teachers = tuple(votes)
         students = judgement.judged  # Y_S, but for those that a rule has scored
         shared = self._rubric.mode == "shared" and students
         sharing = [students] if shared else [[student] for student in students]
-        return await all_of(self._panel(judgement, sharers) for sharers in sharing)
+        return await all_of(
+            self._panel(judgement, sharers, list(votes.values())) for sharers in sharing
+        )
 
-    async def _panel(self, judgement: Judgement, students: Sequence[int]) -> RubricPanel:
+    async def _panel(
+        self, judgement: Judgement, students: Sequence[int], votes: Sequence[int]
+    ) -> RubricPanel:
         """One rubric for these students, and the verdicts under it: s_i is their arithmetic."""
         x, teachers, said = judgement.question, judgement.teachers, judgement.transcript
         answers = [judgement.group.rollouts[index].answer for index in students]
-        rubric = await self._rubricator.write(x, teachers, answers, said)  # C_x (Eq. 2)
+        rubric = await self._rubricator.write(x, teachers, answers, said, votes)  # C_x (Eq. 2)
 
         key = shuffle_key(self._verification.seed, judgement.group.uid, students)
         pool = Pool.shuffled(teachers, answers, self._verification.mode, key)
         verdicts = await self._verifier.judge(x, rubric, pool, said)  # v_ik (Eq. 3)
 
-        m = len(pool.teachers)
-        return RubricPanel(rubric, tuple(students), pool.order, verdicts[:m], verdicts[m:])
+        return RubricPanel(
+            rubric,
+            tuple(students),
+            pool.order,
+            verdicts.teachers,
+            verdicts.students,
+            pool.same_as,
+            verdicts.asked_again,
+        )
 
     def __init__(self, settings: RopdSettings, resources: Resources) -> None:
         self._resources = resources

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from algo.asking.context import FENCE_TOKENS, FRAME_TOKENS
 from algo.errors import ConfigurationError
 from algo.llm.settings import PricesSettings
 
@@ -20,15 +21,19 @@ RubricMode = Literal["shared", "per_student"]
 VerificationMode = Literal["joint_blind", "joint_named", "isolated", "students_only"]
 TrainerMode = Literal["sync", "colocate_async", "separate_async"]
 
-FRAME_TOKENS = 8192
-"""Reserved in a judge prompt for template, rubric and fences."""
+TEMPLATE_AND_RUBRIC_TOKENS = 7168
+"""Reserved in a judge prompt for the template and a long rubric; the run counts the real ones."""
 
 
 def judge_context_tokens(
     *, answers: int, answer_tokens: int, question_tokens: int, reply_tokens: int
 ) -> int:
-    """The context that a judge needs for `answers` at their limit, its reply included."""
-    return answers * answer_tokens + question_tokens + FRAME_TOKENS + reply_tokens
+    """The context that a judge needs for `answers` at their limit, its reply included.
+
+    Counts as `ContextWindow` does, which fits the prompts of the run.
+    """
+    shown = answers * (answer_tokens + FENCE_TOKENS) + question_tokens
+    return shown + TEMPLATE_AND_RUBRIC_TOKENS + FRAME_TOKENS + reply_tokens
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ async def probe(verifier: Verifier, seed: int, step: int, transcript: Transcript
     key = shuffle_key(seed, f"probes at step {step}", ())
     pool = Pool.shuffled((), (GOOD_ANSWER, *PROBES.values()), "joint_blind", key)
     verdicts = await verifier.judge(QUESTION, RUBRIC, pool, transcript)
-    scores = [weighted_pass_rate(RUBRIC, verdict) for verdict in verdicts]
+    scores = [weighted_pass_rate(RUBRIC, verdict) for verdict in verdicts.students]
     return ProbeReport(dict(zip(PROBES, scores[1:], strict=True)), scores[0])
 
 

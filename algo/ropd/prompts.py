@@ -6,8 +6,9 @@ which order, is `pipeline.py`'s.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
@@ -16,9 +17,9 @@ from algo.asking.context import ContextWindow
 from algo.asking.form import Form
 from algo.asking.templates import (
     Block,
+    Inert,
     PromptTemplate,
     draw_nonce,
-    fence,
     fenced,
     inert,
     numbered,
@@ -50,9 +51,12 @@ def rubricator_form(settings: RopdSettings) -> Form[Rubric]:
     least, most = criteria = (settings.rubric.min_criteria, settings.rubric.max_criteria)
     # One rubric is for all answers, so what does not fit is never split over several calls.
     overflow = "fail" if settings.verification.overflow == "fail" else "cut"
+    template = load_rubricator_template(settings.prompts.rubricator)
+    window = ContextWindow("rubricator", settings.judge.rubricator, overflow)
+    window.check_frame(template.text)
     return Form(
-        load_rubricator_template(settings.prompts.rubricator),
-        ContextWindow("rubricator", settings.judge.rubricator, overflow),
+        template,
+        window,
         RUBRIC_SCHEMA,
         rubric_properties(criteria),
         lambda payload: parse_rubric(payload, criteria),
@@ -60,10 +64,23 @@ def rubricator_form(settings: RopdSettings) -> Form[Rubric]:
     )
 
 
-def rubricator_answers(teachers: Sequence[str], students: Sequence[str]) -> dict[str, list[Block]]:
-    """The answers that a rubric contrasts, by placeholder of the Rubricator's template."""
+def rubricator_answers(
+    teachers: Sequence[str], students: Sequence[str], votes: Sequence[int] | None = None
+) -> dict[str, list[Block]]:
+    """The answers that a rubric contrasts, by placeholder of the Rubricator's template.
+
+    `votes` says how often each of the `teachers` was sampled; where it is more than once, a line
+    above the block does.
+    """
+    given = votes or [1] * len(teachers)
     return {
-        "teacher_answers": numbered("TEACHER ANSWER", teachers),
+        "teacher_answers": [
+            replace(
+                block,
+                note=f"{block.label} was given {number} times, word for word:" * (number > 1),
+            )
+            for block, number in zip(numbered("TEACHER ANSWER", teachers), given, strict=True)
+        ],
         "student_answers": numbered("STUDENT ANSWER", students),
     }
 
@@ -80,15 +97,21 @@ class VerifierPrompts:
     question: str
     rubric: str
     nonce: str
+    inert: Inert = inert
 
     @classmethod
     def begin(
-        cls, template: PromptTemplate, question: str, rubric: Rubric, answers: Iterable[str]
+        cls,
+        template: PromptTemplate,
+        question: str,
+        rubric: Rubric,
+        answers: Iterable[str],
+        inert: Inert = inert,
     ) -> VerifierPrompts:
         """`answers` are all that any call of this rubric will show: the nonce is in none."""
-        question, shown = inert(question), inert(shown_rubric(rubric))
+        question, shown = inert(question), shown_rubric(rubric, inert)
         nonce = draw_nonce((question, shown, *answers))
-        return cls(template, question, shown, nonce)
+        return cls(template, question, shown, nonce, inert)
 
     def render(self, answers: Sequence[str], sources: Sequence[str] | None = None) -> str:
         """The user message that shows `answers` as ANSWER 1..N.
@@ -105,16 +128,23 @@ class VerifierPrompts:
         return self.template.fill(
             {
                 "nonce": self.nonce,
-                "question": fence(Block("QUESTION", self.question), self.nonce),
-                "rubric": fence(Block("RUBRIC", self.rubric), self.nonce),
-                "answers": fenced(blocks, self.nonce),
+                "question": self._fenced([Block("QUESTION", self.question)]),
+                "rubric": self._fenced([Block("RUBRIC", self.rubric)]),
+                "answers": self._fenced(blocks),
             }
         )
 
+    def _fenced(self, blocks: Sequence[Block]) -> str:
+        return fenced(blocks, self.nonce, self.inert)
 
-def shown_rubric(rubric: Rubric) -> str:
-    """The rubric as the Verifier sees it: a JSON list without points."""
-    return orjson.dumps(
+
+def shown_rubric(rubric: Rubric, inert: Inert = inert) -> str:
+    """The rubric as the Verifier sees it: a JSON list without points.
+
+    A control token that a criterion names is escaped as JSON allows (`\\u003c/think>`), so that
+    the list still reads as the very words of the rubric.
+    """
+    written = orjson.dumps(
         [
             {
                 "criterion_id": criterion.criterion_id,
@@ -125,3 +155,10 @@ def shown_rubric(rubric: Rubric) -> str:
         ],
         option=orjson.OPT_INDENT_2,
     ).decode()
+    lines = [line if inert(line) == line else _escaped(line) for line in written.split("\n")]
+    return inert("\n".join(lines))
+
+
+def _escaped(line: str) -> str:
+    """A line that holds one string, with the signs that open control tokens escaped in it."""
+    return re.sub(r"[<\[\uff5c]", lambda sign: f"\\u{ord(sign.group()):04x}", line)

@@ -18,7 +18,7 @@ from algo.judge.record import sha256
 from algo.judge.replay import Replayed, method_of
 from algo.ropd.client import Verifier
 from algo.ropd.rubric import Rubric, Verdict
-from algo.ropd.scoring import Pool, RubricPanel
+from algo.ropd.scoring import Pool, RubricPanel, without_teachers
 from algo.teacher.teacher_index import TeacherIndex
 
 
@@ -77,16 +77,16 @@ async def _compare(
     students = [Rollout(record["rollouts"][index]["text"], True).answer for index in panel.students]
     before = panel.teacher_verdicts + panel.student_verdicts
     texts: list[str] = []
-    order = panel.order
+    order, same_as = panel.order, panel.same_as
     count = len(panel.teacher_verdicts)
     if teachers is not None and count:
         texts = _teacher_texts(replayed, teachers)
     elif count:
-        order = tuple(place - count for place in order if place >= count)
+        order, same_as = without_teachers(order, same_as, count)
         before = before[count:]
-    pool = Pool(tuple(texts), tuple(students), order, record["verification_mode"])
+    pool = Pool(tuple(texts), tuple(students), order, record["verification_mode"], same_as)
     after = await verifier.judge(record["question"], panel.rubric, pool, [])
-    return Comparison(panel.rubric, before, after)
+    return Comparison(panel.rubric, before, after.teachers + after.students)
 
 
 def _teacher_texts(replayed: Replayed, teachers: TeacherIndex) -> list[str]:

@@ -1,17 +1,31 @@
 """Rubric, verdict and the weighted pass rate: values and pure functions.
 
 The wire formats are `ropd.rubric.v1` and `ropd.batch_verifier.v2`. Extra keys in a reply are
-tolerated; ids other than c1..cK, points outside 1..5, a judgement of the wrong length, and a
-missing, double or unknown answer are not. Totals that a model writes are never read: a reward is
-computed here, from booleans. Finding the JSON inside a reply is `asking/extraction.py`'s part.
+tolerated; ids other than c1..cK, unknown categories, points outside 1..5, criteria that repeat one
+another or speak of a numbered answer, a judgement of the wrong length, and a missing, double or
+unknown answer are not. Totals that a model writes are never read: a reward is computed here, from
+booleans. Finding the JSON inside a reply is `asking/extraction.py`'s part.
+
+What a schema can rule out, it does, within what OpenAI's strict mode, xgrammar, llguidance and
+outlines all take. OpenAI's has no `prefixItems`, so a number that belongs to a place is the name
+of a property (`answers` by number) or is left to the place (a criterion's id).
+Replies that are under no schema may give v2's list of answers, and criteria with their ids.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
-from pydantic import Field, StrictBool, StrictInt, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    StrictBool,
+    StrictInt,
+    StringConstraints,
+)
 
 from algo.asking.extraction import (
     InvalidReply,
@@ -25,8 +39,27 @@ from algo.asking.extraction import (
 
 RUBRIC_SCHEMA: Final = "ropd.rubric.v1"
 VERIFIER_SCHEMA: Final = "ropd.batch_verifier.v2"
+CATEGORIES: Final = ("Task Completion", "Observable Quality", "General Reasoning")
+"""The paper's (App. D); what else a reply names is asked for again."""
 
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+_LONGEST_QUOTED: Final = 80
+_AUTHORS: Final = r"(?:teacher|student|reference)(?:['\u2019]?s)?"
+_TEXTS: Final = r"(?:answer|response|attempt|solution)s?"
+_NUMBER: Final = r"[\W_]{0,2}(?:number |no\. ?)?\d"
+_ORDINAL: Final = r"(?:first|second|third|fourth|fifth|\d+(?:st|nd|rd|th))"
+_COMPARED: Final = (
+    r"(?:like|unlike|than|in|from|same(?: \w+)? as|(?:agree|consistent|compar|simil|differ)\S* \w+)"
+)
+_NUMBERED_ANSWER: Final = re.compile(
+    rf"\b{_AUTHORS}[ _-]{_TEXTS}{_NUMBER}|\b{_ORDINAL} {_AUTHORS} {_TEXTS}\b"
+    rf"|\b{_AUTHORS} {_ORDINAL} {_TEXTS}\b|\b{_COMPARED} answers? #?\d|(?-i:\bANSWERS? #?\d)",
+    re.IGNORECASE,
+)
+"""How a criterion names an answer by the number that it had in the Rubricator's prompt: the
+Verifier shows each under another one. "States the answer 28" is none of these."""
+
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=4000)]
+"""A demand takes a sentence; more than a page of it would flood every later prompt."""
 Points = Annotated[StrictInt, Field(ge=1, le=5)]
 Verdict = tuple[bool, ...]
 """One boolean a criterion, in the rubric's order (v_ik of Eq. 3)."""
@@ -62,17 +95,51 @@ def weighted_pass_rate(rubric: Rubric, verdict: Verdict) -> float:
 
 
 def parse_rubric(payload: Mapping[str, Any], criteria: tuple[int, int]) -> Rubric:
-    """The Rubric in a decoded `ropd.rubric.v1` object; raises `InvalidReply`."""
+    """The Rubric in a decoded `ropd.rubric.v1` object; raises `InvalidReply`.
+
+    A criterion without an id has that of its place.
+    """
     reply = validated(_RubricReply, payload)
     check_schema(reply.schema_version, RUBRIC_SCHEMA)
     count = len(reply.rubrics)
     if not criteria[0] <= count <= criteria[1]:
         raise InvalidReply(f'"rubrics" holds {count} criteria; give {criteria[0]} to {criteria[1]}')
-    ids = [criterion.criterion_id for criterion in reply.rubrics]
     wanted = [f"c{k}" for k in range(1, count + 1)]
+    ids = [
+        place if given.criterion_id is None else given.criterion_id
+        for given, place in zip(reply.rubrics, wanted, strict=True)
+    ]
     if ids != wanted:
-        raise InvalidReply(f'"criterion_id" values are {ids}; they must be {wanted}, in order')
-    return Rubric(criteria=reply.rubrics)
+        found = [each[:_LONGEST_QUOTED] for each in ids]
+        raise InvalidReply(f'"criterion_id" values are {found}; they must be {wanted}, in order')
+    _check_texts([given.criterion for given in reply.rubrics])
+    return Rubric(
+        criteria=tuple(
+            Criterion(
+                criterion_id=place,
+                category=given.category,
+                criterion=given.criterion,
+                points=given.points,
+            )
+            for given, place in zip(reply.rubrics, wanted, strict=True)
+        )
+    )
+
+
+def _check_texts(criteria: list[str]) -> None:
+    first: dict[str, int] = {}
+    for k, text in enumerate(criteria, start=1):
+        if (named := _NUMBERED_ANSWER.search(text)) is not None:
+            raise InvalidReply(
+                f'"criterion" of c{k} speaks of "{named.group()[:_LONGEST_QUOTED]}", but its '
+                "grader sees one answer under another number: say what must stand in any answer"
+            )
+        earlier = first.setdefault(" ".join(text.casefold().split()), k)
+        if earlier != k:
+            raise InvalidReply(
+                f'"criterion" of c{k} is that of c{earlier} again: replace it by another demand, '
+                "or leave it out"
+            )
 
 
 def parse_verdicts(
@@ -86,8 +153,9 @@ def parse_verdicts(
     check_schema(reply.schema_version, VERIFIER_SCHEMA)
     indices = sorted(answer.answer_index for answer in reply.answers)
     if indices != list(range(1, answer_count + 1)):
+        found = str(indices)[: 2 * _LONGEST_QUOTED]
         raise InvalidReply(
-            f'"answer_index" values are {indices}; give each of 1 to {answer_count} exactly once'
+            f'"answer_index" values are {found}; give each of 1 to {answer_count} exactly once'
         )
     count = len(rubric.criteria)
     for answer in reply.answers:
@@ -104,8 +172,7 @@ def rubric_properties(criteria: tuple[int, int]) -> dict[str, Any]:
     """The keys of a Rubricator reply and their JSON schemas, in OpenAI's strict subset."""
     criterion = strict_object(
         {
-            "criterion_id": {"type": "string"},
-            "category": {"type": "string"},
+            "category": {"type": "string", "enum": list(CATEGORIES)},
             "criterion": {"type": "string"},
             "points": {"type": "integer", "enum": [1, 2, 3, 4, 5]},
         }
@@ -120,18 +187,49 @@ def rubric_json_schema(criteria: tuple[int, int]) -> dict[str, Any]:
 
 def verifier_json_schema(answer_count: int, criterion_count: int) -> dict[str, Any]:
     """The JSON schema of a Verifier reply on `answer_count` answers and K criteria."""
-    answer = strict_object(
-        {
-            "answer_index": {"type": "integer"},
-            "judgement": array({"type": "boolean"}, criterion_count, criterion_count),
-        }
-    )
-    return reply_schema(VERIFIER_SCHEMA, {"answers": array(answer, answer_count, answer_count)})
+    judgement = array({"type": "boolean"}, criterion_count, criterion_count)
+    answers = {
+        str(index): strict_object(
+            {"answer_index": {"type": "integer", "enum": [index]}, "judgement": judgement}
+        )
+        for index in range(1, answer_count + 1)
+    }
+    return reply_schema(VERIFIER_SCHEMA, {"answers": strict_object(answers)})
+
+
+def _known_category(text: str) -> str:
+    for category in CATEGORIES:
+        if " ".join(text.casefold().split()) == category.casefold():
+            return category
+    names = ", ".join(f'"{category}"' for category in CATEGORIES)
+    raise ValueError(f'"{text[:_LONGEST_QUOTED]}" is no category; use one of {names}')
+
+
+def _by_number(answers: Any) -> Any:
+    """The entries of an object of answers by number; each must carry the number of its key."""
+    if not isinstance(answers, Mapping):
+        return answers
+    entries: list[Any] = []
+    for number, entry in answers.items():
+        shown = number[:_LONGEST_QUOTED]
+        if not isinstance(entry, Mapping) or not number.isascii() or not number.isdigit():
+            raise ValueError(f'"{shown}" must be the number of an answer, with its "judgement"')
+        if str(entry.get("answer_index", number)) != number:
+            raise ValueError(f'"answer_index" under "{shown}" is another number')
+        entries.append({"answer_index": int(number), **entry})
+    return entries
+
+
+class _CriterionReply(Value):
+    criterion_id: str | None = None
+    category: Annotated[Text, AfterValidator(_known_category)]
+    criterion: Text
+    points: Points
 
 
 class _RubricReply(Value):
     schema_version: str
-    rubrics: tuple[Criterion, ...]
+    rubrics: tuple[_CriterionReply, ...]
 
 
 class _AnswerReply(Value):
@@ -141,4 +239,4 @@ class _AnswerReply(Value):
 
 class _VerifierReply(Value):
     schema_version: str
-    answers: tuple[_AnswerReply, ...]
+    answers: Annotated[tuple[_AnswerReply, ...], BeforeValidator(_by_number)]

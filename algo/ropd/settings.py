@@ -75,9 +75,9 @@ class VerificationSettings(Settings):
     seed: int = 0
     """Seeds the shuffle of every group, together with the group's uid."""
     overflow: Literal["cut", "split", "fail"] = "cut"
-    """When the prompt exceeds the role's `context_tokens`: `cut` the longest answers in the middle
-    (marked), `split` the verifier's answers over several calls (then cut what still exceeds), or
-    `fail` the group as context_overflow."""
+    """When the prompt exceeds the role's `context_tokens`: `cut` all answers in the middle, each by
+    the same share (marked), `split` the rollouts over several verifier calls that all show the
+    teachers (then cut what still exceeds), or `fail` the group as context_overflow."""
 
 
 class ProbesSettings(Settings):

@@ -17,7 +17,7 @@ TESTS = Path(__file__).parents[2]
 REPOSITORY = TESTS.parent
 MOST_LINES = 420
 KINDS_WITH_ROOMS = ("unit", "contract")
-SHARED = ("builders", "fakes", "fixtures")
+SHARED = ("builders", "fakes", "fixtures", "real")
 OTHER_ROOMS = {
     "benchmarks": "benchmarks",
     "docs": "docs",

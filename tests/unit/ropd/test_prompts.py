@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from algo.ropd.prompts import (
     rubricator_answers,
     rubricator_form,
 )
+from algo.ropd.rubric import Criterion, Rubric
 from algo.ropd.settings import RopdSettings
 from tests.builders.rubrics import rubric_of
 from tests.builders.texts import hostile
@@ -119,6 +121,21 @@ def test_a_nonce_that_occurs_in_a_text_is_drawn_again(monkeypatch: pytest.Monkey
         "</think>",
         "<end_of_turn>",
         "[/INST]",
+        "<tool_call>",
+        "</tool_call>",
+        "<tool_response>",
+        "<|turn>",
+        "<turn|>",
+        "<|channel|>",
+        "<|vision_start|>",
+        "[THINK]",
+        "[/THINK]",
+        "[IMG]",
+        "<image>",
+        "<start_of_image>",
+        "<unused42>",
+        "<reserved_42>",
+        "<<SYS>>",
     ],
 )
 def test_control_tokens_are_broken_up_and_nothing_else(token: str) -> None:
@@ -126,6 +143,36 @@ def test_control_tokens_are_broken_up_and_nothing_else(token: str) -> None:
     assert inert(f"a {token} b").replace(" ", "") == f"a{token}b"
     innocent = "if x < 3 | y > [2] then \\[z\\] <b>bold</b> <<<END>>>"
     assert inert(innocent) == innocent
+
+
+def test_how_often_an_answer_was_given_stands_above_its_block() -> None:
+    answers = rubricator_answers(["one", "TEACHER ANSWER 2 was given 9 times"], ["s"], [3, 1])
+    prompt = RUBRICATOR.query("q", answers).prompt
+    above = re.findall(r"^(.*)\n<<<BEGIN TEACHER ANSWER (\d) ", prompt, re.M)
+    assert above == [("TEACHER ANSWER 1 was given 3 times, word for word:", "1"), ("", "2")]
+
+
+def test_a_rubric_that_names_control_tokens_is_shown_in_its_own_words() -> None:
+    texts = ["Closes its thinking with </think>.", "x < 3 and [1]", "Has no [INST] or <|im_end|>."]
+    rubric = Rubric(
+        criteria=tuple(
+            Criterion(criterion_id=f"c{k}", category="Task Completion", criterion=text, points=1)
+            for k, text in enumerate(texts, start=1)
+        )
+    )
+    prompts = VerifierPrompts.begin(VERIFIER, "q", rubric, ["a"])
+    shown = dict(shown_blocks(prompts.render(["a"])))["RUBRIC"]
+    assert [entry["criterion"] for entry in json.loads(shown)] == texts
+    assert inert(shown) == shown
+    assert "x < 3 and [1]" in shown
+
+
+def test_both_templates_explain_the_mark_of_a_cut_with_its_code() -> None:
+    for prompt in (
+        rubricator_prompt("q", ["t"], ["s"]),
+        VerifierPrompts.begin(VERIFIER, "q", rubric_of(5), ["a"]).render(["a"]),
+    ):
+        assert re.search(r"\[\.\.\. N characters left out here [0-9a-f]{16} \.\.\.\]", prompt)
 
 
 def test_a_template_without_its_placeholders_is_refused(tmp_path: Path) -> None:

@@ -29,7 +29,12 @@ def rubric_reply(count: int = 4) -> dict[str, Any]:
     return {
         "schema_version": "ropd.rubric.v1",
         "rubrics": [
-            {"criterion_id": f"c{k}", "category": "a", "criterion": "b", "points": 2}
+            {
+                "criterion_id": f"c{k}",
+                "category": "General Reasoning",
+                "criterion": f"Holds {k}.",
+                "points": 2,
+            }
             for k in range(1, count + 1)
         ],
         "maximum_score": 2 * count,
@@ -81,8 +86,8 @@ def test_shuffling_never_changes_a_score(seed: int, uid: str, size: int, data: A
     answers = [str(number) for number in range(size)]
     shuffled = Pool.shuffled((), answers, "joint_blind", shuffle_key(seed, uid, range(size)))
     assert sorted(shuffled.order) == list(range(size))
-    back = shuffled.in_pool_order([pool[int(answer)] for answer in shuffled.shown])
-    panel = RubricPanel(rubric, tuple(range(size)), shuffled.order, (), back)
+    back = shuffled.gathered([shuffled.order], [[pool[int(each)] for each in shuffled.shown]])
+    panel = RubricPanel(rubric, tuple(range(size)), shuffled.order, (), back.students)
     assert student_scores([panel], size) == tuple(weighted_pass_rate(rubric, v) for v in pool)
 
 
@@ -130,6 +135,8 @@ def spoiled_rubrics() -> list[tuple[str, dict[str, Any]]]:
         ("double id", ("rubrics", 1, "criterion_id"), "c1"),
         ("gap in ids", ("rubrics", 3, "criterion_id"), "c9"),
         ("no list", ("rubrics",), {"c1": 1}),
+        ("unknown category", ("rubrics", 0, "category"), "Form"),
+        ("a flood", ("rubrics", 0, "criterion"), "x" * 4001),
     ):
         reply = copy.deepcopy(rubric_reply())
         place: Any = reply
@@ -199,5 +206,110 @@ def test_the_json_schemas_forbid_what_strict_mode_does_not_take() -> None:
 
     check(rubric_json_schema(RANGE))
     check(verifier_json_schema(12, 7))
+
+
+def test_the_verifier_schema_has_one_place_for_each_answer() -> None:
     answers = verifier_json_schema(12, 7)["properties"]["answers"]
-    assert answers["minItems"] == answers["maxItems"] == 12
+    assert list(answers["properties"]) == [str(index) for index in range(1, 13)]
+    for index, entry in answers["properties"].items():
+        assert entry["properties"]["answer_index"]["enum"] == [int(index)]
+        judgement = entry["properties"]["judgement"]
+        assert judgement["minItems"] == judgement["maxItems"] == 7
+
+
+def by_number(*judgements: list[bool]) -> dict[str, Any]:
+    reply = verifier_reply(*judgements)
+    return {**reply, "answers": {str(e["answer_index"]): e for e in reply["answers"]}}
+
+
+def test_answers_by_number_are_those_of_the_list() -> None:
+    judgements = [[True, False], [False, True]]
+    rubric = rubric_of(1, 2)
+    assert parse_verdicts(by_number(*judgements), 2, rubric) == ((True, False), (False, True))
+    short = {"1": {"judgement": [True, False]}, "2": {"judgement": [False, True]}}
+    reply = {**by_number(), "answers": short}
+    assert parse_verdicts(reply, 2, rubric) == ((True, False), (False, True))
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"1": {"answer_index": 2, "judgement": [True]}},
+        {"one": {"judgement": [True]}},
+        {"\u0661": {"judgement": [True]}},
+        {"9" * 5000: {"judgement": [True]}},
+        {"1": {"judgement": [True]}, "01": {"judgement": [True]}},
+        {"1": [True]},
+        {"1": {"judgement": [True]}, "2": {"judgement": [True]}},
+        {},
+    ],
+    ids=lambda answers: str(answers)[:20],
+)
+def test_answers_under_wrong_numbers_are_refused_in_a_few_words(answers: dict[str, Any]) -> None:
+    with pytest.raises(InvalidReply) as refused:
+        parse_verdicts({**by_number(), "answers": answers}, 1, rubric_of(1))
+    assert len(str(refused.value)) < 400
+
+
+def test_criteria_without_ids_are_numbered_by_place() -> None:
+    reply = rubric_reply()
+    for criterion in reply["rubrics"]:
+        del criterion["criterion_id"]
+    ids = [criterion.criterion_id for criterion in parse_rubric(reply, RANGE).criteria]
+    assert ids == ["c1", "c2", "c3", "c4"]
+
+
+def test_categories_are_read_whatever_their_case_and_others_are_named() -> None:
+    reply = rubric_reply()
+    reply["rubrics"][1]["category"] = " task  COMPLETION\n"
+    assert parse_rubric(reply, RANGE).criteria[1].category == "Task Completion"
+    reply["rubrics"][1]["category"] = "Form"
+    with pytest.raises(InvalidReply, match=r'rubrics\[1\]\.category.*"Form".*"General Reasoning"'):
+        parse_rubric(reply, RANGE)
+
+
+def test_a_criterion_that_repeats_another_is_refused_by_both_places() -> None:
+    reply = rubric_reply()
+    reply["rubrics"][2]["criterion"] = " holds\n1. "
+    with pytest.raises(InvalidReply, match='"criterion" of c3 is that of c1 again: replace it'):
+        parse_rubric(reply, RANGE)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Matches TEACHER ANSWER 2.",
+        "Unlike Student Answer 1, it checks the case n = 0.",
+        "See ANSWER 3.",
+        "Does what the teacher's answer #2 does.",
+        "Covers the cases of teacher answers 1 and 3.",
+        "Avoids the slip of the second student attempt.",
+        "Gives the same result as answer 3.",
+        "Agrees with answer 2.",
+        "Follows TEACHER_ANSWER_2.",
+        "Follows reference solution no. 3.",
+    ],
+)
+def test_a_criterion_that_names_an_answer_by_number_is_refused(text: str) -> None:
+    reply = rubric_reply()
+    reply["rubrics"][3]["criterion"] = text
+    with pytest.raises(InvalidReply, match=r'"criterion" of c4 speaks of .*: say what must stand'):
+        parse_rubric(reply, RANGE)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "States the final answer 28.",
+        "States answer 3.",
+        "Answers part 3.",
+        "Ends with Answer: 3.",
+        "Lists students 1 to 3 in order.",
+        "Names the second answer choice.",
+        "Closes its thinking with </think>.",
+    ],
+)
+def test_a_criterion_that_speaks_of_a_result_stands(text: str) -> None:
+    reply = rubric_reply()
+    reply["rubrics"][3]["criterion"] = text
+    assert parse_rubric(reply, RANGE).criteria[3].criterion == text
