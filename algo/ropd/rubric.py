@@ -25,6 +25,9 @@ from algo.asking.extraction import (
 
 RUBRIC_SCHEMA: Final = "ropd.rubric.v1"
 VERIFIER_SCHEMA: Final = "ropd.batch_verifier.v2"
+LONGEST_CRITERION: Final = 2_000
+"""Characters. It is shown to the Verifier as often as a group is verified; a demand that is longer
+is no single demand. Of a reply only: journals hold what was accepted when they were written."""
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Points = Annotated[StrictInt, Field(ge=1, le=5)]
@@ -68,6 +71,9 @@ def parse_rubric(payload: Mapping[str, Any], criteria: tuple[int, int]) -> Rubri
     count = len(reply.rubrics)
     if not criteria[0] <= count <= criteria[1]:
         raise InvalidReply(f'"rubrics" holds {count} criteria; give {criteria[0]} to {criteria[1]}')
+    for criterion in reply.rubrics:
+        if max(len(criterion.criterion), len(criterion.category)) > LONGEST_CRITERION:
+            raise InvalidReply(f"a criterion has more than {LONGEST_CRITERION} characters")
     ids = [criterion.criterion_id for criterion in reply.rubrics]
     wanted = [f"c{k}" for k in range(1, count + 1)]
     if ids != wanted:
