@@ -61,7 +61,11 @@ def encodings(key: str) -> list[str]:
     ]
 
 
-@given(KEYS, WORDS, WORDS, st.integers(0, 2**32))
+AROUND = st.text(st.characters(exclude_categories=["Cs"]), max_size=SHORTEST_KEY - 1)
+"""Too short to hold a key."""
+
+
+@given(KEYS, AROUND, AROUND, st.integers(0, 2**32))
 def test_no_error_text_holds_a_key_in_any_writing(
     key: str, before: str, after: str, seed: int
 ) -> None:
@@ -77,7 +81,7 @@ def test_no_error_text_holds_a_key_in_any_writing(
 @given(KEYS, st.integers(16_384 - 200, 16_384 + 10))
 def test_no_part_of_a_key_is_left_where_a_long_error_is_cut(key: str, place: int) -> None:
     left = redacted(b" " * place + key.encode() + b" " * 500, key)
-    assert left.replace(b"(key)", b"").strip() == b""
+    assert b"(key)".startswith(left.strip())
 
 
 @example("test", "This is a test.")
