@@ -11,16 +11,30 @@ the object must hold is the method's part; `validated` reads it strictly, and `r
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from algo.llm.reading import encodable
 from algo.thinking import after_thinking, is_unclosed
 
+_LONGEST_ANSWER: Final = 200_000
+"""Characters that say something, in an answer: several times what a judge is allowed to write."""
 _MOST_STARTS: Final = 200
-"""Opening braces that are tried before giving up: bounds the work on a hostile reply."""
+"""Places that look like the start of an object and are decoded before giving up."""
+_MOST_WASTED: Final = 400_000
+"""Characters decoded in vain before giving up: each failed start may have read to the end."""
+_MOST_PARTS: Final = 5_000
+"""Brackets and commas of an object; 64 answers by 50 criteria have 3,400. Checking an object takes
+time for each part."""
+_DEEPEST: Final = 64
+_LONGEST_QUOTED: Final = 80
+
+_OPENING: Final = re.compile(r'\{[ \t\r\n]*["}]')
+_SURROGATE_ESCAPE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 _REFUSAL: Final = re.compile(
     r"\W*(i['\u2019]?m sorry|i am sorry|sorry|i apologi[sz]e|i can['\u2019]?t|i cannot|i can not"
     r"|i['\u2019]?m (not able|unable)|i am (not able|unable)|i won['\u2019]?t|as an ai)\b",
@@ -56,20 +70,24 @@ def extract_object(text: str, schema_version: str, *, cut_off: bool = False) -> 
     or when two that differ do.
     """
     written = after_thinking(text)
-    spans = list(_objects(written))
+    try:
+        spans = _objects(written)
+    except NoJson:
+        if cut_off:
+            raise CutShort(_CUT_SHORT) from None
+        raise
     named = [span for span in spans if "schema_version" in span.found]
     thinks_still = is_unclosed(_prose(written, spans))
     if cut_off and (thinks_still or not named or not _is_blank(written[named[-1].end :])):
-        raise CutShort("it was cut off at the token limit before the JSON ended")
+        raise CutShort(_CUT_SHORT)
     if thinks_still:
         raise NoJson("its thinking never ended, so it holds no answer")
     if not named:
         raise NoJson('it holds no complete JSON object with a "schema_version"')
-    objects = [span.found for span in named]
+    objects = [_plain(written, span) for span in named]
     matching = [found for found in objects if found["schema_version"] == schema_version]
     if not matching:
-        found = objects[-1]["schema_version"]
-        raise InvalidReply(f'"schema_version" is {found!r}; it must be "{schema_version}"')
+        check_schema(objects[-1]["schema_version"], schema_version)
     if any(found != matching[0] for found in matching):
         raise InvalidReply("it holds several JSON objects that differ; give exactly one")
     return matching[0]
@@ -80,19 +98,62 @@ def looks_like_refusal(text: str) -> bool:
     return _REFUSAL.match(after_thinking(text)[:200]) is not None
 
 
-def _objects(text: str) -> Iterator[_Span]:
-    """Top-level JSON objects from left to right; those nested in another are part of it."""
-    position = 0
+def _objects(text: str) -> list[_Span]:
+    """Top-level JSON objects from left to right; those nested in another are part of it.
+
+    Raises `NoJson` for what would take long to search: an answer is found at once, or among a few
+    things that look like one.
+    """
+    if len(text) - sum(map(text.count, " \t\r\n")) > _LONGEST_ANSWER:
+        raise NoJson("it is far too long")
+    spans: list[_Span] = []
+    position = wasted = 0
     for _ in range(_MOST_STARTS):
-        start = text.find("{", position)
-        if start < 0:
-            return
+        opening = _OPENING.search(text, position)
+        if opening is None:
+            return spans
+        start = opening.start()
         try:
             found, position = _DECODER.raw_decode(text, start)
-        except (ValueError, RecursionError):
+        except json.JSONDecodeError as error:
+            wasted += error.pos - start
             position = start + 1
+        except ValueError:  # JSON that no answer holds; where it stands is not told
+            wasted += len(text) - start
+            position = start + 1
+        except RecursionError:
+            break
         else:
-            yield _Span(found, start, position)
+            spans.append(_Span(found, start, position))
+        if wasted > _MOST_WASTED:
+            break
+    raise NoJson("most of it looks like JSON and is none; give the one JSON object alone")
+
+
+def _plain(text: str, span: _Span) -> dict[str, Any]:
+    """The object of `span`, which no record and no request can choke on; raises `InvalidReply`."""
+    parts = sum(text.count(sign, span.start, span.end) for sign in "{[,")
+    if parts > _MOST_PARTS:
+        raise InvalidReply("its JSON object has far too many parts")
+    if parts > _DEEPEST and _is_deep(span.found):
+        raise InvalidReply("its JSON object is nested far too deeply")
+    if _SURROGATE_ESCAPE.search(text, span.start, span.end):
+        return json.loads(encodable(json.dumps(span.found, ensure_ascii=False)))
+    return span.found
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _prose(text: str, spans: list[_Span]) -> str:
@@ -114,7 +175,30 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_without_repeats)
+def _whole_number(digits: str) -> int:
+    if len(digits) > 18:  # more than 64 bits may hold, in the journal as in any reader of it
+        raise ValueError("a number is too large")
+    return int(digits)
+
+
+def _number(written: str) -> float:
+    number = float(written)
+    if not math.isfinite(number):
+        raise ValueError("a number is too large")
+    return number
+
+
+def _no_number(constant: str) -> float:
+    raise ValueError(f"{constant} is not JSON")
+
+
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_without_repeats,
+    parse_int=_whole_number,
+    parse_float=_number,
+    parse_constant=_no_number,
+)
+_CUT_SHORT: Final = "it was cut off at the token limit before the JSON ended"
 
 
 class Value(BaseModel):
@@ -141,10 +225,13 @@ def _json_path(location: tuple[int | str, ...]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)[1:]
 
 
-def check_schema(found: str, wanted: str) -> None:
+def check_schema(found: object, wanted: str) -> None:
     """Raise `InvalidReply` unless a reply's `schema_version` is the wanted one."""
     if found != wanted:
-        raise InvalidReply(f'"schema_version" is {found!r}; it must be {wanted!r}')
+        said = repr(found)
+        if len(said) > _LONGEST_QUOTED:
+            said = f"{said[:_LONGEST_QUOTED]}..."
+        raise InvalidReply(f'"schema_version" is {said}; it must be "{wanted}"')
 
 
 def reply_schema(schema_version: str, properties: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from algo.asking.extraction import (
     extract_object,
     looks_like_refusal,
 )
+from algo.asking.templates import inert
 from algo.errors import FailureKind, JudgeFailure, RequestRejected
 from algo.llm.admission import Deadline
 from algo.llm.endpoint import Endpoint, Reply, Request
@@ -36,6 +37,11 @@ Read = TypeVar("Read")
 # Characters of an unusable reply that a repair turn shows the model again: longer than any reply
 # that is nearly right, shorter than a flood.
 _LONGEST_QUOTED: Final = 20_000
+
+
+# Characters of what is told to be wrong with a reply: it may quote the reply, and it stands in the
+# next prompt, in the journal and in the log.
+_LONGEST_COMPLAINT: Final = 600
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,9 @@ class Unusable(Exception):
 
     kind: FailureKind
     message: str
+
+    def __post_init__(self) -> None:
+        self.message = inert(self.message[:_LONGEST_COMPLAINT])
 
     def __str__(self) -> str:
         return f"{self.kind.value}: {self.message}"
@@ -181,7 +190,8 @@ def _repair_turn(query: Query[Any], reply: Reply, unusable: Unusable) -> list[di
     The note stands in the one user message where there is no reply worth showing (thinking is
     none) or no room for it, because many chat templates refuse two user messages in a row.
     """
-    said = "" if is_unclosed(reply.text) else after_thinking(reply.text).strip()[:_LONGEST_QUOTED]
+    answer = "" if is_unclosed(reply.text) else after_thinking(reply.text).strip()
+    said = inert(answer[:_LONGEST_QUOTED])
     spare = query.call.spare_tokens
     fits = spare is None or estimated_tokens(said) <= spare
     if said and fits and unusable.kind in (FailureKind.INVALID, FailureKind.UNPARSEABLE):

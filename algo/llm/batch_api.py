@@ -17,7 +17,7 @@ from openai.types import Batch
 
 from algo.errors import FailureKind, JudgeOutage
 from algo.llm.endpoint import Endpoint
-from algo.llm.wire import status_fault
+from algo.llm.wire import excerpt, status_fault
 
 _RETRIES: Final = 7  # half a minute of an endpoint that is down, at the package's pace
 _SILENCE_S: Final = 600.0  # the endpoint reads a file of 190 MB before it answers
@@ -135,10 +135,8 @@ class BatchApi:
                 return read(received)
             except (AttributeError, TypeError):  # the package takes any JSON, and even text
                 problem = "HTTP 200 whose body is no reply of the batch API"
-        message = self._endpoint.without_key(f"{call}: {problem}".encode()).decode()
-        raise JudgeOutage(
-            self._endpoint.name, FailureKind.TRANSPORT, 0.0, " ".join(message.split())
-        )
+        message = excerpt(self._endpoint.without_key(f"{call}: {problem}".encode()), 500)
+        raise JudgeOutage(self._endpoint.name, FailureKind.TRANSPORT, 0.0, message)
 
 
 def _state(batch: Batch) -> BatchState:

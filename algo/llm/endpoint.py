@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from algo.llm.redaction import redacted
 from algo.llm.settings import RoleSettings
 
 Message = Mapping[str, Any]
@@ -37,11 +38,13 @@ class Endpoint:
         """What fails together: requests to one model behind one URL."""
         return self.base_url, self.model
 
-    def without_key(self, body: bytes) -> bytes:
-        """Some servers quote the key they refuse; it must not travel on in an error message."""
-        if self.api_key is None:
-            return body
-        return body.replace(self.api_key.get_secret_value().encode(), b"(key)")
+    def without_key(self, error: bytes) -> bytes:
+        """The beginning of what is quoted in an error message, without the key in any writing.
+
+        Some servers quote the key they refuse. Nothing else is ever rewritten: a reply's words are
+        the model's. `redaction.py` says which keys and which writings.
+        """
+        return redacted(error, self.api_key.get_secret_value() if self.api_key else "")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ style. Sending is `transport.py`'s part, retrying `scheduler.py`'s.
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -18,6 +18,7 @@ import orjson
 
 from algo.errors import FailureKind
 from algo.llm.endpoint import Endpoint, Reply, Request
+from algo.llm.reading import OddBody, count, decoded, mapping, mappings, part, text, word
 
 REFUSED: Final = "refusal"
 """The `finish_reason` of a reply that a model or a content filter declined to give."""
@@ -131,69 +132,83 @@ def _responses_body(request: Request, chosen: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse_reply(endpoint: Endpoint, body: bytes, latency_s: float, attempts: int) -> Reply:
-    """The reply in the body of a 200; raises `Fault` when there is none in it."""
+    """The reply in the body of a 200; raises `Fault` when there is none in it.
+
+    Text, finish reason and refusal are read strictly, since a reward follows from them. What the
+    body says of its model and its tokens is left out where it cannot be: a paid reply is usable
+    without.
+    """
     try:
-        payload = _decoded(body)
+        payload = decoded(body)
         if endpoint.settings.api == "responses":
-            text, finish_reason = _responses_text(payload)
+            said, finish_reason = _responses_text(payload)
             prompt, completion, details = "input_tokens", "output_tokens", "input_tokens_details"
         else:
-            text, finish_reason = _chat_text(payload)
+            said, finish_reason = _chat_text(payload)
             prompt, completion = "prompt_tokens", "completion_tokens"
             details = "prompt_tokens_details"
-        usage = payload.get("usage") or {}
+        model, usage = payload.get("model"), payload.get("usage")
         return Reply(
-            text=text,
+            text=said,
             finish_reason=finish_reason,
-            model=payload.get("model") or endpoint.model,
-            prompt_tokens=usage.get(prompt),
-            completion_tokens=usage.get(completion),
-            cached_tokens=(usage.get(details) or {}).get("cached_tokens"),
+            model=word(model if isinstance(model, str) else None, "model", endpoint.model),
+            prompt_tokens=count(part(usage, prompt)),
+            completion_tokens=count(part(usage, completion)),
+            cached_tokens=count(part(part(usage, details), "cached_tokens")),
             latency_s=latency_s,
             attempts=attempts,
         )
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except OddBody as odd:
         raise Fault(
             FailureKind.TRANSPORT,
-            f"HTTP 200 whose body is not a {endpoint.settings.api} reply "
-            f"({type(error).__name__}): {excerpt(body)}",
+            f"HTTP 200 whose body is not a {endpoint.settings.api} reply ({odd}): "
+            f"{excerpt(endpoint.without_key(body))}",
             endpoint_down=False,
         ) from None
 
 
-def _decoded(body: bytes) -> Any:
-    """The JSON in `body`. A lone surrogate, which a model can write, is no reason to pay again."""
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return json.loads(body)
-
-
 def _chat_text(payload: dict[str, Any]) -> tuple[str, str]:
-    choice = payload["choices"][0]
-    message = choice["message"]
-    finish_reason = choice.get("finish_reason") or "stop"
-    if message.get("refusal"):
-        return message["refusal"], REFUSED
-    content = message.get("content") or ""
-    if not isinstance(content, str):
-        content = "".join(part["text"] for part in content if part.get("type") == "text")
+    choices = mappings(payload.get("choices"), "choices")
+    if not choices:
+        raise OddBody("choices is empty")
+    message = mapping(choices[0].get("message"), "message")
+    finish_reason = word(choices[0].get("finish_reason"), "finish_reason", "stop")
+    refusal = message.get("refusal")
+    if refusal is True:  # declined, without words
+        return "", REFUSED
+    if refusal is not None and refusal is not False and text(refusal, "refusal"):
+        return text(refusal, "refusal"), REFUSED
+    content = message.get("content")
+    if isinstance(content, list):
+        parts = mappings(content, "content")
+        said = "".join(text(each.get("text"), "text") for each in parts if _is(each, "text"))
+    else:
+        said = "" if content is None else text(content, "content")
     if finish_reason in _CUT_OFF_WORDS:
-        return content, CUT_OFF
-    return content, REFUSED if finish_reason == "content_filter" else finish_reason
+        return said, CUT_OFF
+    return said, REFUSED if finish_reason == "content_filter" else finish_reason
 
 
 def _responses_text(payload: dict[str, Any]) -> tuple[str, str]:
     parts = [
-        part for item in payload["output"] if item["type"] == "message" for part in item["content"]
+        each
+        for item in mappings(payload.get("output"), "output")
+        if _is(item, "message")
+        for each in mappings(item.get("content"), "content")
     ]
-    refusals = [part["refusal"] for part in parts if part["type"] == "refusal"]
+    refusals = [text(each.get("refusal"), "refusal") for each in parts if _is(each, "refusal")]
     if refusals:
         return "".join(refusals), REFUSED
-    text = "".join(part["text"] for part in parts if part["type"] == "output_text")
-    reason = (payload.get("incomplete_details") or {}).get("reason")
-    finish_reasons = {"max_output_tokens": CUT_OFF, "content_filter": REFUSED}
-    return text, finish_reasons.get(reason, "stop") if reason else "stop"
+    said = "".join(text(each.get("text"), "text") for each in parts if _is(each, "output_text"))
+    incomplete = payload.get("incomplete_details")
+    if incomplete is None:
+        return said, "stop"
+    reason = word(mapping(incomplete, "incomplete_details").get("reason"), "reason", "stop")
+    return said, {"max_output_tokens": CUT_OFF, "content_filter": REFUSED}.get(reason, "stop")
+
+
+def _is(entry: dict[str, Any], kind: str) -> bool:
+    return text(entry.get("type"), "type") == kind
 
 
 def status_fault(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
@@ -226,18 +241,22 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Seconds that the endpoint asks to wait (`retry-after-ms`, or `Retry-After` in any form)."""
     try:
         if "retry-after-ms" in headers:
-            return max(0.0, float(headers["retry-after-ms"]) / 1000)
-        value = headers.get("Retry-After")
-        if value is None:
-            return None
-        if value.strip().replace(".", "", 1).isdigit():
-            return float(value)
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time())
-    except ValueError:
+            seconds = float(headers["retry-after-ms"]) / 1000
+        else:
+            value = headers.get("Retry-After")
+            if value is None:
+                return None
+            if value.strip().replace(".", "", 1).isdigit():
+                seconds = float(value)
+            else:
+                seconds = parsedate_to_datetime(value).timestamp() - time()
+    except (ValueError, OverflowError):
         return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def excerpt(body: bytes, size: int = 300) -> str:
-    """The start of a body, on one line, for an error message."""
-    text = " ".join(body[: 4 * size].decode("utf-8", "replace").split())
-    return text[:size] or "(empty body)"
+    """The start of a body, on one line of printable characters, for an error message."""
+    words = " ".join(body[: 4 * size].decode("utf-8", "replace").split())[:size]
+    shown = "".join(letter if letter.isprintable() else "\ufffd" for letter in words)
+    return shown or "(empty body)"

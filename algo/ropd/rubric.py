@@ -41,6 +41,9 @@ RUBRIC_SCHEMA: Final = "ropd.rubric.v1"
 VERIFIER_SCHEMA: Final = "ropd.batch_verifier.v2"
 CATEGORIES: Final = ("Task Completion", "Observable Quality", "General Reasoning")
 """The paper's (App. D); what else a reply names is asked for again."""
+LONGEST_CRITERION: Final = 2_000
+"""Characters. It is shown to the Verifier as often as a group is verified; a demand that is longer
+is no single demand. Of a reply only: journals hold what was accepted when they were written."""
 
 _LONGEST_QUOTED: Final = 80
 _AUTHORS: Final = r"(?:teacher|student|reference)(?:['\u2019]?s)?"
@@ -58,8 +61,7 @@ _NUMBERED_ANSWER: Final = re.compile(
 """How a criterion names an answer by the number that it had in the Rubricator's prompt: the
 Verifier shows each under another one. "States the answer 28" is none of these."""
 
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=4000)]
-"""A demand takes a sentence; more than a page of it would flood every later prompt."""
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Points = Annotated[StrictInt, Field(ge=1, le=5)]
 Verdict = tuple[bool, ...]
 """One boolean a criterion, in the rubric's order (v_ik of Eq. 3)."""
@@ -104,6 +106,9 @@ def parse_rubric(payload: Mapping[str, Any], criteria: tuple[int, int]) -> Rubri
     count = len(reply.rubrics)
     if not criteria[0] <= count <= criteria[1]:
         raise InvalidReply(f'"rubrics" holds {count} criteria; give {criteria[0]} to {criteria[1]}')
+    for criterion in reply.rubrics:
+        if max(len(criterion.criterion), len(criterion.category)) > LONGEST_CRITERION:
+            raise InvalidReply(f"a criterion has more than {LONGEST_CRITERION} characters")
     wanted = [f"c{k}" for k in range(1, count + 1)]
     ids = [
         place if given.criterion_id is None else given.criterion_id

@@ -241,7 +241,8 @@ class _BatchBuild:
             response = result.get("response") or {}
             body = json.dumps(response.get("body") or result.get("error")).encode()
             if response.get("status_code") != 200:
-                self._failed(f"HTTP {response.get('status_code')}: {body.decode()[:300]}")
+                quoted = excerpt(self.endpoint.without_key(body))
+                self._failed(f"HTTP {response.get('status_code')}: {quoted}")
                 continue
             try:
                 reply = parse_reply(self.endpoint, body, 0.0, 1)

@@ -104,9 +104,9 @@ def test_other_calls_are_sent_again_and_honour_the_wait() -> None:
 
     faulty = Faulty(busy_twice)
     with teacher(batches=faulty) as server:
-        state = call(server, "sk-secret", lambda api: api.state("batch_7"))
+        state = call(server, "sk-secret-of-a-test", lambda api: api.state("batch_7"))
     assert (state.id, state.ended, state.tag, state.message) == ("batch_7", False, None, "")
-    assert faulty.keys == ["Bearer sk-secret"] * 3
+    assert faulty.keys == ["Bearer sk-secret-of-a-test"] * 3
 
 
 def test_recent_batches_are_read_page_by_page() -> None:
@@ -144,15 +144,15 @@ def test_an_endpoint_without_a_key_is_sent_none(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
 def test_a_refusal_is_one_line_and_never_quotes_the_key(status: int) -> None:
-    quoting = {"error": {"message": "no such key:\nsk-secret"}}
+    quoting = {"error": {"message": "no such key:\nsk-secret-of-a-test"}}
     faulty = Faulty(lambda _: web.json_response(quoting, status=status))
     with teacher(batches=faulty) as server, pytest.raises(JudgeOutage) as caught:
-        call(server, "sk-secret", lambda api: api.state("b"))
+        call(server, "sk-secret-of-a-test", lambda api: api.state("b"))
     said = str(caught.value)
     assert f"teacher mock at {server.base_url}" in said
     assert f"GET /batches/b: HTTP {status}: " in said
     assert len(said.splitlines()) == 1
-    assert "sk-secret" not in said
+    assert "sk-secret-of-a-test" not in said
     assert len(faulty.keys) == 1
 
 

@@ -99,9 +99,42 @@ def test_a_reply_that_was_cut_off_is_known_by_any_word_for_it(word: str) -> None
     assert reply_to(endpoint(), {"choices": [choice]}).finish_reason == "length"
 
 
-def test_a_lone_surrogate_in_a_paid_reply_is_kept() -> None:
-    body = rb'{"choices": [{"message": {"content": "a\ud800b"}}]}'
-    assert parse_reply(endpoint(), body, 1.5, 1).text == "a\ud800b"
+def test_a_paid_reply_with_a_lone_surrogate_is_read_and_can_be_sent_on() -> None:
+    body = rb'{"choices": [{"message": {"content": "a\ud800b\ud83d\ude00"}}]}'
+    assert parse_reply(endpoint(), body, 1.5, 1).text == "a\ufffdb\U0001f600"
+
+
+def test_what_a_reply_says_of_itself_is_left_out_where_it_cannot_be() -> None:
+    usage = {"prompt_tokens": -1, "completion_tokens": "3", "prompt_tokens_details": [4]}
+    choice = {"message": {"content": "text"}}
+    reply = reply_to(endpoint(), {"model": 5, "choices": [choice], "usage": usage})
+    assert (reply.text, reply.model) == ("text", "m")
+    assert (reply.prompt_tokens, reply.completion_tokens, reply.cached_tokens) == (None,) * 3
+    reply = reply_to(endpoint(), {"model": "m" * 10_000, "choices": [choice], "usage": "none"})
+    assert len(reply.model) == 100
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"finish_reason": 1.5},
+        {"message": {"content": {"text": "a"}}},
+        {"message": {"content": ["a"]}},
+        {"message": {"content": [{"type": "text", "text": None}]}},
+        {"message": {"content": "a", "refusal": {"reason": "no"}}},
+        {"message": "text"},
+    ],
+)
+def test_a_reply_whose_words_have_another_type_is_none(changes: dict[str, Any]) -> None:
+    choice = {"message": {"content": "text"}, "finish_reason": "stop", **changes}
+    with pytest.raises(Fault, match="HTTP 200 whose body is not a chat_completions reply") as fault:
+        reply_to(endpoint(), {"choices": [choice]})
+    assert not fault.value.endpoint_down
+
+
+def test_a_refusal_without_words_is_one() -> None:
+    message = {"content": "text", "refusal": True}
+    assert reply_to(endpoint(), {"choices": [{"message": message}]}).finish_reason == "refusal"
 
 
 @pytest.mark.parametrize(
@@ -203,7 +236,10 @@ def test_retry_after_is_understood_in_every_form() -> None:
     assert retry_after_s({"Retry-After": "2"}) == 2.0
     assert retry_after_s({"Retry-After": "0.5"}) == 0.5
     assert retry_after_s({"retry-after-ms": "250", "Retry-After": "9"}) == 0.25
-    assert retry_after_s({"Retry-After": "soon"}) is None
+    for nonsense in ("soon", "\u00b2", "1e5", "Mon, 99 Foo 20000 99:99:99 GMT"):
+        assert retry_after_s({"Retry-After": nonsense}) is None
+    for no_number in ("nan", "inf", "-inf", "9" * 400):
+        assert retry_after_s({"retry-after-ms": no_number}) is None
     later = retry_after_s({"Retry-After": formatdate(time.time() + 30, usegmt=True)})
     assert later is not None
     assert 28.0 < later <= 30.0
