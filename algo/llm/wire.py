@@ -227,7 +227,8 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     try:
         if "retry-after-ms" in headers:
             return max(0.0, float(headers["retry-after-ms"]) / 1000)
-        value = headers.get("Retry-After")
+        # LiteLLM hands what the provider asked for on under a name of its own.
+        value = headers.get("Retry-After") or headers.get("llm_provider-retry-after")
         if value is None:
             return None
         if value.strip().replace(".", "", 1).isdigit():
