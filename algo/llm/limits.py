@@ -86,9 +86,8 @@ class AdaptiveLimit:
         """The server answered 429 to a request sent at `sent_at`; `left` others are out."""
         if left < self._held:
             self._contrary += 1.0
-            if self._contrary >= _CONTRARY:
-                self.slow(now, sent_at)
-            return
+            if self._contrary < _CONTRARY:
+                return
         if sent_at >= self._shrunk_at:
             self._rounds = min(_MOST_ROUNDS, 2 * self._rounds)
         self._settle(now, min(self._limit, float(left)))
