@@ -188,8 +188,9 @@ class Admission:
 
     def replied(self, permit: Permit, tokens_used: int | None = None) -> None:
         """The server answered: with a reply, or with a fault that is about the request alone."""
-        self._lives(permit.server, trial_lost=False)
-        permit.server.site.limit.kept_up(permit.server.site.in_flight)
+        server = permit.server
+        self._lives(server, trial_lost=False)
+        server.site.limit.kept_up(server.site.in_flight, server.head() is not None)
         self._release(permit, tokens_used)
 
     def failed(self, permit: Permit, kind: FailureKind, message: str) -> None:

@@ -17,8 +17,8 @@ RAMP_S: Final = 0.1
 # a little too busy.
 _SHRINK: Final = 0.75
 # Rounds between two tries of one more where the last tries were refused: at 4 in flight a try in
-# 16 rounds is one refused request for 64 good ones.
-_MOST_ROUNDS: Final = 16
+# 8 rounds is one refused request for 32 good ones.
+_MOST_ROUNDS: Final = 8
 # Refusals below what the server has just held are about something else (one prompt, a random
 # fault) until they are more than a third of all outcomes.
 _CONTRARY: Final = 4.0
@@ -41,7 +41,7 @@ class AdaptiveLimit:
         self._full_since: float | None = None
         self._shrunk_at = float("-inf")
         self._step = 1.0
-        self._rounds = 1
+        self._rounds = self._patience = 1
         self._replies = 0
         self._held = 0
         self._contrary = 0.0
@@ -65,21 +65,21 @@ class AdaptiveLimit:
             self._limit = min(self._most, 2.0 * self._limit)
             self._full_since = None
 
-    def kept_up(self, in_flight: int) -> None:
+    def kept_up(self, in_flight: int, others_wait: bool = False) -> None:
         """A reply came while `in_flight` requests, that one included, were out."""
         self._held = max(self._held, in_flight)
         self._contrary = max(0.0, self._contrary - 0.5)
-        if in_flight < self.value:
+        # Of a round whose replies come all at once, only the first finds the others still out.
+        if in_flight < (self.value / 2 if others_wait else self.value):
             return
         if self._ramping:
             self._limit = min(self._most, self._limit + 1.0)
             return
         self._replies += 1
         if self._replies >= self._rounds * self._limit:
-            if self._step > 1.0:
-                self._rounds = 1  # the step before was taken
             self._limit = min(self._most, self._limit + self._step)
             self._step *= 2.0
+            self._rounds = 1
             self._replies = 0
 
     def refused(self, now: float, sent_at: float, left: int) -> None:
@@ -89,7 +89,9 @@ class AdaptiveLimit:
             if self._contrary < _CONTRARY:
                 return
         if sent_at >= self._shrunk_at:
-            self._rounds = min(_MOST_ROUNDS, 2 * self._rounds)
+            taken = self._step > 2.0
+            self._patience = 1 if taken else min(_MOST_ROUNDS, 2 * self._patience)
+            self._rounds = self._patience
         self._settle(now, min(self._limit, float(left)))
 
     def slow(self, now: float, sent_at: float) -> None:

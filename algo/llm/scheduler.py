@@ -111,7 +111,7 @@ class RequestScheduler:
         if not self._closing:
             self._closing = True
             if self._admission.stopped is None:
-                self._admission.stop(_closed())
+                self._admission.stop(closed_outage())
             for task in self._at_work:
                 task.cancel()
         await self._trials.aclose()
@@ -207,7 +207,7 @@ class RequestScheduler:
             yield
         except asyncio.CancelledError:
             if self._closing and task.uncancel() == 0:
-                raise _closed() from None
+                raise closed_outage() from None
             raise
         finally:
             self._at_work.discard(task)
@@ -303,7 +303,8 @@ def _could_be_a_gateway(fault: Fault) -> bool:
     return fault.kind is FailureKind.TRANSPORT and not fault.about_schema
 
 
-def _closed() -> JudgeOutage:
+def closed_outage() -> JudgeOutage:
+    """What whoever asks a closed engine gets, and whoever was at work when it closed."""
     return JudgeOutage("every endpoint", FailureKind.TRANSPORT, 0.0, "the engine was closed")
 
 

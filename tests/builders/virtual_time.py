@@ -18,13 +18,17 @@ Result = TypeVar("Result")
 _CLOCKS = ("algo.llm.admission.monotonic", "algo.llm.scheduler.monotonic")
 
 
+# What one round of the loop takes: without it a wait too short to change a float would never end.
+_TICK_S = 1e-9
+
+
 class _Skipping(selectors.SelectSelector):
     now = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
             raise RuntimeError("every task waits for something that nobody will do")
-        self.now += max(0.0, timeout)
+        self.now += max(_TICK_S, timeout)
         return []
 
 
