@@ -52,7 +52,7 @@ async def trial(role: ResolvedRole, scheduler: RequestScheduler, request: Reques
     end = now() + TRIAL_PATIENCE_S
 
     def send(_: int) -> Awaitable[Reply]:
-        timeout_s = min(role.endpoint.settings.timeout_s, end - now())
+        timeout_s = min(role.endpoint.settings.attempt_s, end - now())
         return scheduler.attempt(role.endpoint, request, timeout_s)
 
     def pause_s(attempt: int, fault: Fault) -> float:

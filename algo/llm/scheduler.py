@@ -119,12 +119,12 @@ class RequestScheduler:
         self._admission.close()
 
     def deadline(self, endpoint: Endpoint) -> Deadline:
-        """`stage_deadline_s` of the time in which the endpoint is up.
+        """The stage's seconds (`LimitsSettings.stage_s`), of the time in which the endpoint is up.
 
         Several requests may share one: the turns of a conversation, the calls of a stage.
         """
         server = self._admission.server(endpoint)
-        return Deadline(server, self.limits.stage_deadline_s)
+        return Deadline(server, self.limits.stage_s(endpoint.settings))
 
     async def complete(
         self, endpoint: Endpoint, request: Request, shared: Deadline | None = None
@@ -273,7 +273,7 @@ class RequestScheduler:
         attempt: int,
     ) -> Reply:
         """Send once and give the permit back with the outcome; raises `Fault`."""
-        allowed_s = request.timeout_s or endpoint.settings.timeout_s
+        allowed_s = request.timeout_s or endpoint.settings.attempt_s
         timeout_s = min(allowed_s, deadline.remaining())
         try:
             reply = await self._transport.send(endpoint, request, timeout_s, attempt)

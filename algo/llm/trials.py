@@ -69,7 +69,7 @@ class Trials:
     async def _try(
         self, server: Server, endpoint: Endpoint, out: list[asyncio.Task[None]], short: bool
     ) -> None:
-        own_s = endpoint.settings.timeout_s
+        own_s = endpoint.settings.attempt_s
         timeout_s = min(_SHORT_S, own_s) if short else own_s
 
         def send(request: Request) -> Awaitable[Reply]:
