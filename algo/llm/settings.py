@@ -18,8 +18,8 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 _ATTEMPT_S = 120.0
-# What 4,096 tokens, the default, in 120 s amount to: a judge under load, one of many requests.
-_TOKENS_PER_S = 34.0
+# 34: the pace that the defaults of both stand for, a judge under load, one of many requests.
+_TOKENS_PER_S = 4096 / _ATTEMPT_S
 _STAGE_S = 600.0
 _ATTEMPTS_PER_STAGE = 5
 

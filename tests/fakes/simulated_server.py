@@ -16,8 +16,9 @@ from algo.llm.endpoint import Endpoint, Reply, Request
 from algo.llm.transport import Transport
 from algo.llm.wire import Fault
 
-Away = Literal["refuses", "hangs", "page"]
-"""Down: connections are refused, or nothing ever comes, or a gateway answers in its own words."""
+Away = Literal["refuses", "hangs", "page", "html", "empty"]
+"""Down: connections are refused, nothing ever comes, or a gateway answers: 404, 200 with a page, or
+a reply without a word."""
 
 
 @dataclass
@@ -58,7 +59,7 @@ class SimulatedServer(Transport):
 
     async def _answer(self, prompt: str, attempt: int) -> Reply:
         if self.is_down():
-            await self._absence()
+            return await self._absence()
         if self.at_work >= self.capacity:
             self.refused += 1
             await asyncio.sleep(self.refusal_s)
@@ -80,14 +81,18 @@ class SimulatedServer(Transport):
         latency_s = self.latency_s()
         await asyncio.sleep(latency_s)
         if self.is_down():
-            await self._absence()
+            return await self._absence()
         self.served += 1
         return Reply(f"reply to {prompt}", "stop", "m", 1, 1, None, latency_s, attempt)
 
-    async def _absence(self) -> None:
+    async def _absence(self) -> Reply:
         if self.away == "hangs":
             await asyncio.sleep(10**6)
         await asyncio.sleep(0.005)
+        if self.away == "empty":
+            return Reply("", "stop", "m", None, None, None, 0.0, 1)
+        if self.away == "html":
+            raise Fault(FailureKind.TRANSPORT, "HTTP 200: not a reply", endpoint_down=False)
         if self.away == "page":
             raise Fault(
                 FailureKind.TRANSPORT, "HTTP 404: page", endpoint_down=False, retryable=False
