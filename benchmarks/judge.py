@@ -2,6 +2,7 @@
 
     python -m benchmarks.judge                          # step latency, concurrency 64
     python -m benchmarks.judge --stream-s 10            # rollouts of a step land over 10 s
+    python -m benchmarks.judge --groups 256             # the limit grows within the first step
     python -m benchmarks.judge --groups 1000 --concurrency 1000 --steps 2     # CPU a request
     python -m benchmarks.judge --endpoint http://host:8000/v1 --model NAME --json
 
@@ -147,7 +148,7 @@ async def measure(options: argparse.Namespace, url: str, folder: Path) -> dict[s
                 "verifier": role,
                 "limits": {
                     "concurrency": options.concurrency,
-                    "max_concurrency": options.concurrency,
+                    "max_concurrency": max(options.concurrency, options.max_concurrency),
                 },
             },
         }
@@ -263,7 +264,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--api-key-env", help="variable that holds the endpoint's key")
     parser.add_argument("--groups", type=int, default=32, help="groups a step")
     parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--concurrency", type=int, default=64)
+    parser.add_argument("--concurrency", type=int, default=64, help="in flight at the start")
+    parser.add_argument("--max-concurrency", type=int, default=256, help="grown up to")
     parser.add_argument("--characters", type=int, default=3000, help="of every answer")
     parser.add_argument("--stream-s", type=float, default=0.0, help="rollouts land over so long")
     parser.add_argument("--json", action="store_true", help="print one line of JSON alone")

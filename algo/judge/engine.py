@@ -9,9 +9,11 @@ any more raises `JudgeOutage`. What a method does with a group is its own module
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, Self
 
 from algo.asking.templates import question_text
 from algo.data.fingerprint import prompt_fingerprint
@@ -31,11 +33,14 @@ from algo.judge.metrics import Tally, group_figures
 from algo.judge.preflight import check_roles
 from algo.judge.record import Setup, failed_record, judged_record
 from algo.judge.settings import EngineSettings
-from algo.llm.scheduler import RequestScheduler
+from algo.llm.scheduler import RequestScheduler, closed_outage
 from algo.openai_env import ResolvedRole, resolve_roles
 from algo.teacher.teacher_index import TeacherIndex
 
 logger = logging.getLogger(__name__)
+
+_PATIENCE_S: Final = 10.0
+"""At the end, for groups whose requests have ended: what is left is arithmetic and one fsync."""
 
 
 class Engine:
@@ -57,14 +62,18 @@ class Engine:
         self._setup = Setup(method.name, method.setup(), endpoints)
         self._tally = Tally(endpoints)
         self._gate = QualityGate(settings.gate, settings.limits.outage_s)
+        self._closed = False
+        self._at_work = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     async def score_group(self, group: Group) -> ScoredGroup:
         """Judge one group: `scores[i]` in [0, 1] for each of its n rollouts, in their order.
 
         Raises `JudgeFailure` (the group leaves the batch), `JudgeOutage` or `JournalError` (the
-        run must stop).
+        run must stop). A closed engine raises `JudgeOutage`.
         """
-        async with self._gate.passage():
+        async with self._gate.passage(), self._working():
             judgement = Judgement(
                 group, prompt_fingerprint(group.messages), question_text(group.messages)
             )
@@ -106,8 +115,34 @@ class Engine:
         return figures | self._method.drain_metrics()
 
     async def aclose(self) -> None:
+        """End what is at work: each group gets `JudgeOutage` once the replies that it had, which
+        are paid, are in the journal."""
+        self._closed = True
         await self._scheduler.aclose()
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                await self._idle.wait()
+        except TimeoutError:
+            logger.warning(
+                "%d groups were still at work %g s after the engine was closed: they are not in "
+                "the journal",
+                self._at_work,
+                _PATIENCE_S,
+            )
         await self._journal.aclose()
+
+    @asynccontextmanager
+    async def _working(self) -> AsyncIterator[None]:
+        if self._closed:
+            raise closed_outage()
+        self._at_work += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._at_work -= 1
+            if not self._at_work:
+                self._idle.set()
 
     async def __aenter__(self) -> Self:
         return self

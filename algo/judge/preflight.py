@@ -14,6 +14,7 @@ from algo.llm.endpoint import Reply, Request
 from algo.llm.scheduler import RequestScheduler, until_reply
 from algo.llm.settings import LimitsSettings
 from algo.llm.tasks import all_of
+from algo.llm.trial import TRIAL, TRIAL_TOKENS, first_accepted
 from algo.llm.wire import Fault, excerpt, request_body
 from algo.openai_env import ResolvedRole
 
@@ -21,9 +22,6 @@ PATIENCE_S: Final = 10.0
 """For the list of models."""
 TRIAL_PATIENCE_S: Final = 60.0
 """For a trial with all its attempts: some servers load a model at its first request."""
-_TRIAL: Final = Request([{"role": "user", "content": "Answer with the word yes."}])
-_TRIAL_TOKENS: Final = 16
-"""What the answer says does not matter; OpenAI's `responses` takes no smaller limit."""
 
 
 async def check_judge(roles: Sequence[ResolvedRole], limits: LimitsSettings) -> None:
@@ -54,7 +52,7 @@ async def trial(role: ResolvedRole, scheduler: RequestScheduler, request: Reques
     end = now() + TRIAL_PATIENCE_S
 
     def send(_: int) -> Awaitable[Reply]:
-        timeout_s = min(role.endpoint.settings.timeout_s, end - now())
+        timeout_s = min(role.endpoint.settings.attempt_s, end - now())
         return scheduler.attempt(role.endpoint, request, timeout_s)
 
     def pause_s(attempt: int, fault: Fault) -> float:
@@ -123,16 +121,8 @@ async def _listed_models(role: ResolvedRole, scheduler: RequestScheduler) -> lis
 
 
 async def _try(role: ResolvedRole, scheduler: RequestScheduler, listed: list[str]) -> None:
-    own = role.endpoint.settings.max_tokens
     try:
-        try:
-            small = replace(_TRIAL, sampling={"max_tokens": min(_TRIAL_TOKENS, own)})
-            await trial(role, scheduler, small)
-        except Fault as fault:
-            # Some reasoning models refuse a limit too small to think in: the run's own decides.
-            if fault.retryable or "token" not in fault.message.lower():
-                raise
-            await trial(role, scheduler, _TRIAL)
+        await first_accepted(role.endpoint, lambda request: trial(role, scheduler, request))
     except Fault as fault:
         raise unusable(role, fault, listed) from None
 
@@ -140,7 +130,7 @@ async def _try(role: ResolvedRole, scheduler: RequestScheduler, listed: list[str
 def _request(role: ResolvedRole) -> Hashable:
     """What the trial sends and where to."""
     endpoint = role.endpoint
-    sent = request_body(endpoint, replace(_TRIAL, sampling={"max_tokens": _TRIAL_TOKENS}))
+    sent = request_body(endpoint, replace(TRIAL, sampling={"max_tokens": TRIAL_TOKENS}))
     return endpoint.base_url, endpoint.api_key, sent
 
 

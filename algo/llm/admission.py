@@ -1,10 +1,10 @@
 """Who may send next: a queue by priority in front of each server, under one set of limits.
 
-Every request waits in its server's queue and gets a `Permit` when the server's breaker admits it,
-the server's concurrency limit has room and the minute's allowance of requests and tokens covers it;
-higher priority first, then first come. Nothing polls: the queue moves when a request arrives, when
-one ends, and at the moment that a breaker, an allowance or an outage is due. It sends nothing
-itself; `scheduler.py` does.
+Every request waits in its server's queue and gets a `Permit` when the server's breaker is closed,
+the concurrency limit of its URL has room and the minute's allowance of requests and tokens covers
+it; higher priority first, then first come. Nothing polls: the queue moves when a request arrives,
+when one ends, and at the moment that a limit, an allowance or an outage is due. It sends nothing
+itself; `scheduler.py` does, the trial request of an open breaker included.
 """
 
 from __future__ import annotations
@@ -33,12 +33,24 @@ logger = logging.getLogger(__name__)
 _SHORTEST_WAIT_S: Final = 0.05
 
 
+class Site:
+    """One URL: how many requests it gets at once, whatever model they ask."""
+
+    def __init__(self, limits: LimitsSettings) -> None:
+        self.limit = AdaptiveLimit(limits.concurrency, limits.max_concurrency)
+        self.in_flight = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self.in_flight >= self.limit.value
+
+
 @dataclass(eq=False)
 class Permit:
-    """The right to send one request, given back by `Admission.replied`, `failed` or `withdraw`."""
+    """The right to send one request, given back by `Admission.replied`, `failed`, `doubted` or
+    `withdraw`."""
 
     server: Server
-    epoch: int
     sent_at: float
     tokens: Charge
 
@@ -54,15 +66,19 @@ class _Entry:
 
 
 class Server:
-    """One server: its queue, its breaker and its concurrency limit."""
+    """One model at one URL, which fails as a whole: its queue, its breaker, and its URL's site."""
 
-    def __init__(self, endpoint: Endpoint, limits: LimitsSettings, rng: random.Random) -> None:
+    def __init__(
+        self, endpoint: Endpoint, site: Site, limits: LimitsSettings, rng: random.Random
+    ) -> None:
         self.name = f"{endpoint.model} at {endpoint.base_url}"
+        self.site = site
         self.breaker = Breaker(limits, rng)
-        self.limit = AdaptiveLimit(limits.concurrency, limits.max_concurrency)
         self.queue: list[_Entry] = []
-        self.in_flight = 0
         self.users = 0
+        self.settled = asyncio.Event()
+        """Set while it is known whether the server is down."""
+        self.settled.set()
 
     def head(self) -> _Entry | None:
         """The next entry whose request still waits."""
@@ -95,6 +111,7 @@ class Admission:
         self._limits = limits
         self._rng = rng
         self._servers: dict[tuple[str, str], Server] = {}
+        self._sites: dict[str, Site] = {}
         self._requests = RateWindow(limits.requests_per_minute)
         self._tokens = RateWindow(limits.tokens_per_minute)
         self._numbers = itertools.count()
@@ -106,7 +123,9 @@ class Admission:
     def server(self, endpoint: Endpoint) -> Server:
         server = self._servers.get(endpoint.server)
         if server is None:
-            server = self._servers[endpoint.server] = Server(endpoint, self._limits, self._rng)
+            site = self._sites.setdefault(endpoint.base_url, Site(self._limits))
+            server = Server(endpoint, site, self._limits, self._rng)
+            self._servers[endpoint.server] = server
         return server
 
     @contextmanager
@@ -161,25 +180,62 @@ class Admission:
                 self.withdraw(entry.granted.result())
             raise
 
+    async def verdict(self, server: Server) -> None:
+        """Wait until it is known whether the server is down. Raises `JudgeOutage`."""
+        await server.settled.wait()
+        if self._stopped is not None and server.breaker.is_open:
+            raise JudgeOutage(*self._stopped.args)
+
     def replied(self, permit: Permit, tokens_used: int | None = None) -> None:
         """The server answered: with a reply, or with a fault that is about the request alone."""
-        server, now = permit.server, monotonic()
-        if server.breaker.down_since is not None:
-            logger.warning(
-                "%s answers again after %.1f s", server.name, now - server.breaker.down_since
-            )
-        server.breaker.replied(now)
-        server.limit.kept_up(server.in_flight)
+        server = permit.server
+        self._lives(server, trial_lost=False)
+        server.site.limit.kept_up(server.site.in_flight, server.head() is not None)
         self._release(permit, tokens_used)
 
-    def failed(
-        self, permit: Permit, kind: FailureKind, message: str, retry_after_s: float | None
-    ) -> None:
-        """The server failed."""
+    def failed(self, permit: Permit, kind: FailureKind, message: str) -> None:
+        """The server failed, or the request has it fail."""
         server, now = permit.server, monotonic()
-        was_open = server.breaker.is_open
-        server.breaker.failed(now, permit.epoch, kind, message, retry_after_s)
-        if server.breaker.is_open and not was_open:
+        self._release(permit, None if kind is FailureKind.TIMEOUT else 0)
+        # A server that refuses while it works on others is full, not down.
+        if kind is not FailureKind.RATE_LIMIT or not server.site.in_flight:
+            server.breaker.failed(now, permit.sent_at, kind, message)
+            self._unsettle(server)
+        if kind is FailureKind.RATE_LIMIT:
+            server.site.limit.refused(now, permit.sent_at, server.site.in_flight)
+        elif kind is FailureKind.TIMEOUT:
+            server.site.limit.slow(now, permit.sent_at)
+
+    def doubted(self, permit: Permit, kind: FailureKind, message: str) -> None:
+        """The answer is about the request, or a gateway's for a server that is away."""
+        permit.server.breaker.doubted(monotonic(), permit.sent_at, kind, message)
+        self._unsettle(permit.server)
+        self._release(permit, None)
+
+    def withdraw(self, permit: Permit) -> None:
+        """The request was given up before an outcome was known."""
+        self._release(permit, None)
+
+    def suspect(self, server: Server) -> None:
+        """A request is about to be given up: find out first whether the server is down."""
+        server.breaker.suspect(monotonic())
+        self._unsettle(server)
+
+    def trial_sent(self) -> None:
+        self._requests.charge(monotonic(), 1)
+
+    def trial_replied(self, server: Server, earlier_one_lost: bool) -> None:
+        self._lives(server, earlier_one_lost)
+        self._move()
+
+    def trial_failed(
+        self, server: Server, kind: FailureKind, message: str, retry_after_s: float | None
+    ) -> None:
+        breaker = server.breaker
+        was_confirmed = breaker.confirmed
+        breaker.trial_failed(monotonic(), kind, message, retry_after_s)
+        if breaker.confirmed and not was_confirmed:
+            server.settled.set()
             logger.warning(
                 "%s is down (%s: %s): its requests wait, for %g s at most",
                 server.name,
@@ -187,14 +243,17 @@ class Admission:
                 message,
                 self._limits.outage_s,
             )
-        if kind in (FailureKind.RATE_LIMIT, FailureKind.TIMEOUT):
-            server.limit.overloaded(now, permit.sent_at)
-        self._release(permit, None if kind is FailureKind.TIMEOUT else 0)
 
-    def withdraw(self, permit: Permit) -> None:
-        """The request was given up before an outcome was known."""
-        permit.server.breaker.withdrawn(permit.epoch)
-        self._release(permit, None)
+    def _lives(self, server: Server, trial_lost: bool) -> None:
+        breaker, now = server.breaker, monotonic()
+        if breaker.confirmed and breaker.down_since is not None:
+            logger.warning("%s answers again after %.1f s", server.name, now - breaker.down_since)
+        breaker.replied(now, trial_lost)
+        server.settled.set()
+
+    def _unsettle(self, server: Server) -> None:
+        if server.breaker.is_open and not server.breaker.confirmed:
+            server.settled.clear()
 
     def stop(self, outage: JudgeOutage) -> None:
         """End every wait, now and from now on, with `outage`."""
@@ -204,6 +263,7 @@ class Admission:
                 if not entry.granted.done():
                     entry.granted.set_exception(JudgeOutage(*outage.args))
             server.queue.clear()
+            server.settled.set()
 
     def close(self) -> None:
         if self._alarm is not None:
@@ -225,10 +285,10 @@ class Admission:
         return self._waiting
 
     def in_flight(self) -> int:
-        return sum(server.in_flight for server in self._servers.values())
+        return sum(site.in_flight for site in self._sites.values())
 
     def _release(self, permit: Permit, tokens_used: int | None) -> None:
-        permit.server.in_flight -= 1
+        permit.server.site.in_flight -= 1
         if tokens_used is not None:
             self._tokens.settle(permit.tokens, tokens_used)
         # Not at once: the caller may be about to ask for its next, more urgent request.
@@ -238,6 +298,8 @@ class Admission:
         """Grant every permit that is due, and set the alarm for the next moment one may be."""
         now = monotonic()
         self._declare_outages(now)
+        for site in self._sites.values():
+            site.limit.ramp(now)
         while (server := self._next_server(now)) is not None:
             entry = server.queue[0]
             wait = self._rate_wait_s(now, entry.tokens)
@@ -249,30 +311,32 @@ class Admission:
         self._set_alarm(now, None)
 
     def _grant(self, server: Server, now: float, tokens: int) -> Permit:
-        server.in_flight += 1
+        server.site.in_flight += 1
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight())
         self._requests.charge(now, 1)
-        return Permit(server, server.breaker.sent(), now, self._tokens.charge(now, tokens))
+        return Permit(server, now, self._tokens.charge(now, tokens))
 
     def _rate_wait_s(self, now: float, tokens: int) -> float:
         return max(self._requests.wait_s(now, 1), self._tokens.wait_s(now, tokens))
 
     def _next_server(self, now: float) -> Server | None:
         """The server whose head may go and ranks first."""
-        ready = [
-            (head, server)
-            for server in self._servers.values()
-            if (head := server.head()) is not None
-            and server.breaker.admits(now)
-            and (server.breaker.is_open or server.in_flight < server.limit.value)
-        ]
+        ready: list[tuple[_Entry, Server]] = []
+        for server in self._servers.values():
+            head = server.head()
+            if head is None or server.breaker.is_open:
+                continue
+            if server.site.is_full:
+                server.site.limit.full(now)
+            else:
+                ready.append((head, server))
         return min(ready, key=lambda entry: entry[0])[1] if ready else None
 
     def _declare_outages(self, now: float) -> None:
         for server in self.down_servers():
             breaker = server.breaker
             seconds = now - (breaker.down_since or now)
-            if seconds >= self._limits.outage_s and server.head() is not None:
+            if seconds >= self._limits.outage_s and server.users:
                 self.stop(
                     JudgeOutage(
                         server.name,
@@ -285,11 +349,13 @@ class Admission:
 
     def _set_alarm(self, now: float, moment: float | None) -> None:
         moments = [] if moment is None else [moment]
-        for server in self.down_servers():
-            if server.head() is not None:
-                moments.append((server.breaker.down_since or now) + self._limits.outage_s)
-                if server.breaker.probe_at > now:
-                    moments.append(server.breaker.probe_at)
+        moments += [
+            (server.breaker.down_since or now) + self._limits.outage_s
+            for server in self.down_servers()
+            if server.users
+        ]
+        ramps = (site.limit.ramp_at for site in self._sites.values())
+        moments += [ramp_at for ramp_at in ramps if ramp_at is not None]
         self.close()
         if moments:
             delay = min(moments) - now + 1e-3

@@ -10,8 +10,11 @@
 - `JudgeOutage` when the endpoint is down for longer than the allowed outage: then every request
   that waits, and every later one, gets it too.
 
-An endpoint that is down makes requests wait, it does not fail them. What a reply says is not read
-here: refusals, cut-off and garbled replies are `asking/query.py`'s part.
+Whose a failure is, the request's or the endpoint's, is decided by the trial request (`trial.py`). A
+request fails only by failures that the endpoint is not known to have been down at; an endpoint
+is down only while it cannot answer the trial request either. Down, it makes requests wait and does
+not fail them. What a reply says is not read here: refusals, cut-off and garbled replies are
+`asking/query.py`'s part.
 """
 
 from __future__ import annotations
@@ -20,7 +23,10 @@ import asyncio
 import itertools
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import monotonic
 from typing import Final, Self
 
 from algo.errors import FailureKind, JudgeFailure, JudgeOutage, RequestRejected
@@ -29,11 +35,14 @@ from algo.llm.breaker import backoff_s
 from algo.llm.endpoint import Endpoint, Reply, Request
 from algo.llm.settings import LimitsSettings
 from algo.llm.transport import Transport
+from algo.llm.trial import says_nothing
+from algo.llm.trials import Trials
 from algo.llm.wire import Fault
 
 COUNTERS: Final[dict[str, str]] = {
     "retries": "Requests sent again, for whatever reason.",
     "retries/<kind>": "The same by kind of failure.",
+    "retry_after_capped": "Waits shorter than a server asked for, which was above `max_backoff_s`.",
     "down_s": "Seconds, over the whole run, in which a server was taken to be down.",
     "waiting": "Requests that wait for their turn now.",
     "in_flight": "Requests that were sent and not yet answered, now.",
@@ -59,18 +68,37 @@ async def until_reply(
     raise AssertionError("the loop ends by a reply or by an exception")
 
 
+@dataclass(frozen=True)
+class _Failed:
+    """One attempt of a request that brought no reply."""
+
+    kind: FailureKind
+    sent_at: float
+    ended_at: float
+
+
 class RequestScheduler:
     """Sends requests of any role within the limits; use `async with`, or `aclose` at the end.
 
-    One event loop uses it: the one of the first request.
+    One event loop uses it: the one of the first request. A simulation brings its own transport
+    and jitter.
     """
 
-    def __init__(self, limits: LimitsSettings | None = None) -> None:
+    def __init__(
+        self,
+        limits: LimitsSettings | None = None,
+        transport: Transport | None = None,
+        jitter: random.Random | None = None,
+    ) -> None:
         self.limits = limits or LimitsSettings()
-        self._jitter = random.Random()
+        self._jitter = jitter or random.Random()
         self._admission = Admission(self.limits, self._jitter)
-        self._transport = Transport()
+        self._transport = transport or Transport()
+        self._trials = Trials(self._admission, self.attempt)
         self._retries: Counter[FailureKind] = Counter()
+        self._capped = 0
+        self._at_work: set[asyncio.Task[object]] = set()
+        self._closing = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -79,16 +107,24 @@ class RequestScheduler:
         await self.aclose()
 
     async def aclose(self) -> None:
-        self._admission.close()
+        """End every request, those in flight too, with `JudgeOutage`; later ones get it at once."""
+        if not self._closing:
+            self._closing = True
+            if self._admission.stopped is None:
+                self._admission.stop(closed_outage())
+            for task in self._at_work:
+                task.cancel()
+        await self._trials.aclose()
         await self._transport.aclose()
+        self._admission.close()
 
     def deadline(self, endpoint: Endpoint) -> Deadline:
-        """`stage_deadline_s` of the time in which the endpoint is up.
+        """The stage's seconds (`LimitsSettings.stage_s`), of the time in which the endpoint is up.
 
         Several requests may share one: the turns of a conversation, the calls of a stage.
         """
         server = self._admission.server(endpoint)
-        return Deadline(server, self.limits.stage_deadline_s)
+        return Deadline(server, self.limits.stage_s(endpoint.settings))
 
     async def complete(
         self, endpoint: Endpoint, request: Request, shared: Deadline | None = None
@@ -97,40 +133,97 @@ class RequestScheduler:
         server = self._admission.server(endpoint)
         deadline = shared or self.deadline(endpoint)
         tokens = _expected_tokens(endpoint, request)
-        charged: Counter[FailureKind] = Counter()
+        failures: list[_Failed] = []
         last = Fault(FailureKind.TIMEOUT, "no request could be sent")
+        hurried = False
+
+        def own() -> list[_Failed]:
+            """The failures that the server is not known to have been down at."""
+            was_down = server.breaker.was_down
+            return [each for each in failures if not was_down(each.sent_at, each.ended_at)]
+
+        def used_up(kind: FailureKind) -> bool:
+            return sum(each.kind is kind for each in own()) > self.allowed(kind)
 
         async def send(attempt: int) -> Reply:
+            self._trials.begin(server, endpoint)
             permit = await self._admission.acquire(server, request.priority, tokens, deadline)
             if permit is None:
                 raise _failure(endpoint, attempt - 1, last, "the stage's deadline passed")
-            return await self._attempt(endpoint, request, permit, deadline, attempt)
+            try:
+                reply = await self._attempt(endpoint, request, permit, deadline, attempt)
+                if not says_nothing(reply):
+                    return reply
+                fault = Fault(FailureKind.UNPARSEABLE, "a reply without a word")
+            except Fault as raised:
+                reply, fault = None, raised
+            failures.append(_Failed(fault.kind, permit.sent_at, monotonic()))
+            silent = server.breaker.silent_since(permit.sent_at)
+            is_timeout = fault.kind is FailureKind.TIMEOUT and deadline.remaining() > 0.0
+            gives_up = fault.endpoint_down and (is_timeout or used_up(fault.kind))
+            if reply is None and silent and gives_up:
+                self._admission.suspect(server)
+            self._trials.begin(server, endpoint)
+            await self._admission.verdict(server)
+            if reply is not None and failures[-1] in own():
+                return reply  # what it lacks is not the server's fault
+            raise fault
 
         def pause_s(attempt: int, fault: Fault) -> float:
-            nonlocal last
+            nonlocal last, hurried
             last = fault
+            charged = own()
+            if failures[-1] not in charged:
+                self._retries[fault.kind] += 1
+                return 0.0  # the server's failure, not the request's: wait for the server
             if not fault.retryable:
                 raise RequestRejected(
                     fault.kind, endpoint.role, fault.message, endpoint.name, fault.about_schema
                 )
             self._retries[fault.kind] += 1
-            if fault.endpoint_down and server.breaker.is_open:
-                return 0.0  # the server's failure, not the request's: wait for the server
-            charged[fault.kind] += 1
-            if charged[fault.kind] > self.allowed(fault.kind):
+            if used_up(fault.kind):
                 raise _failure(endpoint, attempt, fault, "retries used up")
-            return min(self.backoff_s(charged.total() - 1, fault), max(0.0, deadline.remaining()))
+            if fault.kind is FailureKind.RATE_LIMIT and not fault.retry_after_s:
+                site = server.site
+                if site.in_flight and site.is_full:
+                    return 0.0  # its turn comes when one of those ends that the server has taken
+            wait, remaining = self.backoff_s(len(charged) - 1, fault), deadline.remaining()
+            if wait >= remaining > 0.0 and not hurried:
+                hurried = True  # once more before the deadline, which is too near for a full pause
+                return remaining / 2
+            return min(wait, max(0.0, remaining))
 
-        with self._admission.user(server):
+        with self._admission.user(server), self._ended_by_close():
             return await until_reply(send, pause_s)
+
+    @contextmanager
+    def _ended_by_close(self) -> Iterator[None]:
+        """Around a request: `aclose` ends it, as an outage rather than a cancelled task."""
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a request is made in a task")
+        self._at_work.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self._closing and task.uncancel() == 0:
+                raise closed_outage() from None
+            raise
+        finally:
+            self._at_work.discard(task)
 
     def allowed(self, kind: FailureKind) -> int:
         """How many retries a request has for failures of `kind`."""
         return int(getattr(self.limits.retries, kind.value, 0))
 
     def backoff_s(self, failures: int, fault: Fault) -> float:
-        """Seconds before the retry after `failures` earlier ones; the endpoint may ask for more."""
-        return max(backoff_s(failures, self.limits, self._jitter), fault.retry_after_s or 0.0)
+        """Seconds before the retry after `failures` earlier ones; the endpoint may ask for more,
+        up to `max_backoff_s`."""
+        asked, most = fault.retry_after_s or 0.0, self.limits.max_backoff_s
+        if asked > most:
+            self._capped += 1
+            fault.message += f" (Retry-After of {asked:.0f} s, cut to max_backoff_s={most:g})"
+        return max(backoff_s(failures, self.limits, self._jitter), min(asked, most))
 
     def count_retry(self, kind: FailureKind) -> None:
         """Count a retry that the caller makes because of what a reply said."""
@@ -161,11 +254,13 @@ class RequestScheduler:
             if self.allowed(kind)
         }
         counters["retries"] = float(self._retries.total())
+        counters["retry_after_capped"] = float(self._capped)
         counters["down_s"] = self._admission.down_s()
         counters["waiting"] = float(self._admission.waiting())
         counters["in_flight"] = float(self._admission.in_flight())
         counters["peak_in_flight"] = float(self._admission.peak_in_flight)
         self._retries.clear()
+        self._capped = 0
         self._admission.peak_in_flight = self._admission.in_flight()
         return counters
 
@@ -178,7 +273,7 @@ class RequestScheduler:
         attempt: int,
     ) -> Reply:
         """Send once and give the permit back with the outcome; raises `Fault`."""
-        allowed_s = request.timeout_s or endpoint.settings.timeout_s
+        allowed_s = request.timeout_s or endpoint.settings.attempt_s
         timeout_s = min(allowed_s, deadline.remaining())
         try:
             reply = await self._transport.send(endpoint, request, timeout_s, attempt)
@@ -186,15 +281,31 @@ class RequestScheduler:
             if fault.kind is FailureKind.TIMEOUT and timeout_s < allowed_s:
                 self._admission.withdraw(permit)  # out of time, which says nothing of the server
             elif fault.endpoint_down:
-                self._admission.failed(permit, fault.kind, fault.message, fault.retry_after_s)
+                self._admission.failed(permit, fault.kind, fault.message)
+            elif _could_be_a_gateway(fault):
+                self._admission.doubted(permit, fault.kind, fault.message)
             else:
                 self._admission.replied(permit)
             raise
         except BaseException:
             self._admission.withdraw(permit)
             raise
-        self._admission.replied(permit, _tokens_used(reply))
+        if says_nothing(reply):
+            self._admission.doubted(permit, FailureKind.UNPARSEABLE, "a reply without a word")
+        else:
+            self._admission.replied(permit, _tokens_used(reply))
         return reply
+
+
+def _could_be_a_gateway(fault: Fault) -> bool:
+    """Whether some gateways answer like this for a server that is away: a 400 or 404 that names no
+    reason known here, a 200 that is no reply."""
+    return fault.kind is FailureKind.TRANSPORT and not fault.about_schema
+
+
+def closed_outage() -> JudgeOutage:
+    """What whoever asks a closed engine gets, and whoever was at work when it closed."""
+    return JudgeOutage("every endpoint", FailureKind.TRANSPORT, 0.0, "the engine was closed")
 
 
 def _expected_tokens(endpoint: Endpoint, request: Request) -> int:

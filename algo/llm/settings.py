@@ -17,6 +17,12 @@ from algo.errors import ConfigurationError
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
+_ATTEMPT_S = 120.0
+# 34: the pace that the defaults of both stand for, a judge under load, one of many requests.
+_TOKENS_PER_S = 4096 / _ATTEMPT_S
+_STAGE_S = 600.0
+_ATTEMPTS_PER_STAGE = 5
+
 
 class Settings(BaseModel):
     """The base of every node: frozen, and strict about its keys.
@@ -89,8 +95,9 @@ class RoleSettings(Settings):
     """Most tokens of a reply, thinking included."""
     max_tokens_key: Literal["auto", "max_tokens", "max_completion_tokens"] = "auto"
     """What a chat completion calls this limit; `auto`: the newer name at OpenAI and Azure alone."""
-    timeout_s: Seconds = 120.0
-    """For one attempt, from sending to the reply's last byte."""
+    timeout_s: Seconds | None = None
+    """For one attempt, from sending to the reply's last byte. `null`: 120 s, or as long as
+    `max_tokens` take at 34 tokens a second where that is longer."""
     context_tokens: int | None = Field(default=None, ge=1)
     """The model's context window; `null` sends any length and lets the endpoint refuse it."""
     tokenizer: str | None = None
@@ -102,12 +109,19 @@ class RoleSettings(Settings):
     """Further keys of the request's body, such as vLLM's `chat_template_kwargs`."""
     prices: PricesSettings = PricesSettings()
 
+    @property
+    def attempt_s(self) -> float:
+        """What bounds one attempt."""
+        if self.timeout_s is not None:
+            return self.timeout_s
+        return max(_ATTEMPT_S, self.max_tokens / _TOKENS_PER_S)
+
 
 class RetriesSettings(Settings):
     """How often one request is tried again, by the kind of failure.
 
-    A failure that shows the whole endpoint to be down is charged to the endpoint (it waits, up to
-    `outage_s`), not to the request.
+    Whose a failure is, the trial request decides (the smallest one, as before the run): while the
+    endpoint cannot answer that either, requests wait, up to `outage_s`, and are charged nothing.
     """
 
     transport: int = Field(default=6, ge=0)
@@ -131,9 +145,10 @@ class LimitsSettings(Settings):
     """One limiter for all roles of a process."""
 
     concurrency: int = Field(default=64, ge=1)
-    """Requests in flight to one endpoint at the start."""
+    """Requests in flight to one URL at the start, whatever models they ask."""
     max_concurrency: int = Field(default=256, ge=1)
-    """The limit grows up to here while the endpoint keeps up; it shrinks on 429 and timeouts."""
+    """The limit grows up to here, within tenths of a second while nothing is refused; on 429 it
+    falls to what the endpoint takes, and shrinks on timeouts."""
     requests_per_minute: int | None = Field(default=None, ge=1)
     """Over all roles; `null` is no limit."""
     tokens_per_minute: int | None = Field(default=None, ge=1)
@@ -144,15 +159,23 @@ class LimitsSettings(Settings):
     backoff_s: Seconds = 0.5
     """Before the first retry of a request; doubles, with jitter."""
     max_backoff_s: Seconds = 30.0
-    """The longest such pause, unless the endpoint asks for more."""
-    stage_deadline_s: Seconds = 600.0
+    """The longest such pause, also where the endpoint asks for more."""
+    stage_deadline_s: Seconds | None = None
     """For one stage of a group (its rubric, or all its verdicts) with every retry and wait. A
     group is thus judged or failed within twice this, plus at most `outage_s` of waiting for an
-    endpoint that is down."""
+    endpoint that is down. `null`: 600 s, or five attempts of the role where that is longer (a
+    reply, two more after timeouts and two after replies of no use)."""
     breaker_failures: int = Field(default=5, ge=1)
-    """An endpoint that fails this often in a row is taken to be down: requests wait for it."""
+    """After so many failures in a row requests wait until the trial request has shown whether the
+    endpoint is down or fails at some prompts."""
     outage_s: Seconds = 300.0
     """How long an endpoint may be down before the run stops, from when it is taken to be down."""
+
+    def stage_s(self, role: RoleSettings) -> float:
+        """The deadline of a stage that `role` answers."""
+        if self.stage_deadline_s is not None:
+            return self.stage_deadline_s
+        return max(_STAGE_S, _ATTEMPTS_PER_STAGE * role.attempt_s)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -243,7 +243,8 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
         if "retry-after-ms" in headers:
             seconds = float(headers["retry-after-ms"]) / 1000
         else:
-            value = headers.get("Retry-After")
+            # LiteLLM hands what the provider asked for on under a name of its own.
+            value = headers.get("Retry-After") or headers.get("llm_provider-retry-after")
             if value is None:
                 return None
             if value.strip().replace(".", "", 1).isdigit():

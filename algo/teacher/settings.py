@@ -25,7 +25,7 @@ class TeacherSettings(RoleSettings):
     and Azure, no key for others."""
     max_tokens: int = Field(default=8192, ge=1)
     """Longest answer, thinking included."""
-    timeout_s: Seconds = 600.0
+    timeout_s: Seconds | None = 600.0
 
     @field_validator("model", "base_url")
     @classmethod
@@ -95,5 +95,5 @@ class TeacherBuildSettings(Settings):
         """The scheduler's limits when `concurrency` requests are in flight."""
         chosen: dict[str, Any] = {"concurrency": concurrency, "max_concurrency": concurrency}
         if "stage_deadline_s" not in self.limits.model_fields_set:
-            chosen["stage_deadline_s"] = _TIMEOUTS_PER_REQUEST * self.teacher.timeout_s
+            chosen["stage_deadline_s"] = _TIMEOUTS_PER_REQUEST * self.teacher.attempt_s
         return self.limits.model_copy(update=chosen)

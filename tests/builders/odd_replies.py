@@ -18,7 +18,12 @@ from algo.llm.settings import RoleSettings
 RUBRIC: dict[str, Any] = {
     "schema_version": "ropd.rubric.v1",
     "rubrics": [
-        {"criterion_id": f"c{k}", "category": "Task Completion", "criterion": f"part {k}", "points": k}
+        {
+            "criterion_id": f"c{k}",
+            "category": "Task Completion",
+            "criterion": f"part {k}",
+            "points": k,
+        }
         for k in range(1, 5)
     ],
     "maximum_score": 10,

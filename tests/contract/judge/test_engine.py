@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
@@ -267,3 +268,38 @@ async def test_metrics_can_be_read_without_a_loop_and_keep_their_keys(tmp_path: 
     assert set(first) == set(second)
     assert all(name.startswith("ropd/") for name in first)
     assert all(isinstance(value, float) for value in first.values())
+
+
+async def test_closing_journals_what_was_paid_and_opens_nothing_anew(tmp_path: Path) -> None:
+    judge = FakeJudge(delay_s=lambda role: 5.0 if role == "verifier" else 0.0)
+    async with judge.serve() as url:
+        pipeline = pipeline_for(url, tmp_path)
+        at_work = [asyncio.create_task(pipeline.score_group(group(number))) for number in range(4)]
+        await asyncio.sleep(0.5)
+        started = time.monotonic()
+        await pipeline.aclose()
+        assert time.monotonic() - started < 2.0
+        ends = await asyncio.gather(*at_work, return_exceptions=True)
+        with pytest.raises(JudgeOutage, match="the engine was closed"):
+            await pipeline.score_group(group(5))
+        asked = judge.requests.total()
+    assert all(isinstance(end, JudgeOutage) for end in ends)
+    records = list(read_records(tmp_path))
+    assert [record["status"] for record in records] == ["failed"] * 4
+    assert all("ropd.rubric.v1" in record["calls"][0]["raw"] for record in records)
+    assert asked == 8
+
+
+async def test_models_that_fail_at_one_prompt_do_not_stop_the_run(tmp_path: Path) -> None:
+    """llama.cpp, for one, answers 500 where a reply breaks its grammar: whenever it is asked."""
+    judge = FakeJudge()
+    judge.fault = lambda role, number: (
+        "http_500" if "What is 3 + 3?" in str(judge.bodies[-1]) else ""
+    )
+    limits = {"outage_s": 0.3}
+    async with judge.serve() as url, pipeline_for(url, tmp_path, limits=limits) as pipeline:
+        with pytest.raises(JudgeFailure, match="retries used up after 7 attempts"):
+            await pipeline.score_group(group(3))
+        scored = await pipeline.score_group(group(4))
+    assert scored.scores == right_scores(group(4))
+    assert judge.requests["trial"] >= 1
