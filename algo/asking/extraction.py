@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from algo.llm.reading import encodable
+from algo.llm.http.reading import encodable
 from algo.thinking import after_thinking, is_unclosed
 
 _LONGEST_ANSWER: Final = 200_000

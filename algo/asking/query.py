@@ -27,8 +27,8 @@ from algo.asking.templates import inert
 from algo.errors import FailureKind, JudgeFailure, RequestRejected
 from algo.llm.admission import Deadline
 from algo.llm.endpoint import Endpoint, Reply, Request
+from algo.llm.http.wire import CUT_OFF, REFUSED
 from algo.llm.scheduler import RequestScheduler
-from algo.llm.wire import CUT_OFF, REFUSED
 from algo.thinking import after_thinking, is_unclosed
 
 logger = logging.getLogger(__name__)

@@ -130,7 +130,7 @@ def _endpoint(
     teacher: TeacherSettings, model: str, base_url: str, *, asks_for_key: bool
 ) -> Endpoint:
     from algo.errors import ConfigurationError
-    from algo.llm.wire import is_openai
+    from algo.llm.http.wire import is_openai
     from algo.openai_env import resolve_role
 
     key = teacher.api_key_env or ("OPENAI_API_KEY" if is_openai(base_url) else None)

@@ -11,11 +11,11 @@ import orjson
 
 from algo.errors import ConfigurationError
 from algo.llm.endpoint import Reply, Request
+from algo.llm.http.wire import Fault, excerpt, request_body
 from algo.llm.scheduler import RequestScheduler, until_reply
 from algo.llm.settings import LimitsSettings
 from algo.llm.tasks import all_of
 from algo.llm.trial import TRIAL, TRIAL_TOKENS, first_accepted
-from algo.llm.wire import Fault, excerpt, request_body
 from algo.openai_env import ResolvedRole
 
 PATIENCE_S: Final = 10.0

@@ -17,7 +17,7 @@ from openai.types import Batch
 
 from algo.errors import FailureKind, JudgeOutage
 from algo.llm.endpoint import Endpoint
-from algo.llm.wire import excerpt, status_fault
+from algo.llm.http.wire import excerpt, status_fault
 
 _RETRIES: Final = 7  # half a minute of an endpoint that is down, at the package's pace
 _SILENCE_S: Final = 600.0  # the endpoint reads a file of 190 MB before it answers

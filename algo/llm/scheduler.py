@@ -33,11 +33,11 @@ from algo.errors import FailureKind, JudgeFailure, JudgeOutage, RequestRejected
 from algo.llm.admission import Admission, Deadline, Permit
 from algo.llm.breaker import backoff_s
 from algo.llm.endpoint import Endpoint, Reply, Request
+from algo.llm.http.transport import Transport
+from algo.llm.http.wire import Fault
 from algo.llm.settings import LimitsSettings
-from algo.llm.transport import Transport
 from algo.llm.trial import says_nothing
 from algo.llm.trials import Trials
-from algo.llm.wire import Fault
 
 COUNTERS: Final[dict[str, str]] = {
     "retries": "Requests sent again, for whatever reason.",

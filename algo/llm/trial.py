@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Final
 
 from algo.llm.endpoint import Endpoint, Reply, Request
-from algo.llm.wire import Fault
+from algo.llm.http.wire import Fault
 
 TRIAL: Final = Request([{"role": "user", "content": "Answer with the word yes."}])
 TRIAL_TOKENS: Final = 16

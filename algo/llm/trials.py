@@ -15,8 +15,8 @@ from algo.errors import FailureKind
 from algo.llm.admission import Admission, Server
 from algo.llm.breaker import TRIAL_EVERY_S
 from algo.llm.endpoint import Endpoint, Reply, Request
+from algo.llm.http.wire import Fault
 from algo.llm.trial import first_accepted, says_nothing
-from algo.llm.wire import Fault
 
 _SHORT_S: Final = 2.0
 

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from algo.data.prompt_file import PromptRow
 from algo.errors import JudgeFailure, RopdError, TeacherIndexError
 from algo.llm.endpoint import Endpoint, Message, Reply, Request
-from algo.llm.wire import CUT_OFF, REFUSED
+from algo.llm.http.wire import CUT_OFF, REFUSED
 from algo.teacher.teacher_index import AnswerStatus, Teacher, TeacherAnswer, TeacherIndex
 from algo.teacher.writer import TeacherIndexWriter
 from algo.thinking import after_thinking, is_unclosed

@@ -26,7 +26,7 @@ from algo.data.prompt_file import PromptRow
 from algo.errors import TeacherIndexError
 from algo.llm.batch_api import BatchApi, BatchState
 from algo.llm.endpoint import Endpoint, Request
-from algo.llm.wire import Fault, excerpt, parse_reply, request_body
+from algo.llm.http.wire import Fault, excerpt, parse_reply, request_body
 from algo.sealed_lines import BrokenLine, seal, unseal
 from algo.teacher.build import (
     BuildMonitor,

@@ -13,8 +13,8 @@ from typing import Literal
 
 from algo.errors import FailureKind
 from algo.llm.endpoint import Endpoint, Reply, Request
-from algo.llm.transport import Transport
-from algo.llm.wire import Fault
+from algo.llm.http.transport import Transport
+from algo.llm.http.wire import Fault
 
 Away = Literal["refuses", "hangs", "page", "html", "empty"]
 """Down: connections are refused, nothing ever comes, or a gateway answers: 404, 200 with a page, or

@@ -15,7 +15,7 @@ import ray
 from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
 from algo.llm.endpoint import Reply
-from algo.llm.wire import CUT_OFF
+from algo.llm.http.wire import CUT_OFF
 from algo.teacher.build_offline import OfflineRequest
 
 # Answers stored with one fsync; a build killed in between asks for so many again at most.

@@ -13,11 +13,11 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from algo.errors import FailureKind
-from algo.llm.connections import OneReplyConnector, Reuse
 from algo.llm.endpoint import Endpoint, Request
+from algo.llm.http.connections import OneReplyConnector, Reuse
+from algo.llm.http.transport import Transport
+from algo.llm.http.wire import Fault
 from algo.llm.settings import RoleSettings
-from algo.llm.transport import Transport
-from algo.llm.wire import Fault
 from tests.fakes.raw_server import Connection, RawRequest, chat_body, ok, serve_raw
 
 REQUESTS = 3_072
@@ -202,5 +202,5 @@ async def test_a_farewell_that_nobody_asked_for_costs_one_connection_alone() -> 
 async def test_aiohttp_makes_its_connections_as_the_connector_says() -> None:
     """The one private name of aiohttp that is relied on; the tests above need it too."""
     connector = OneReplyConnector()
-    assert type(connector._factory()).__module__ == "algo.llm.connections"
+    assert type(connector._factory()).__module__ == "algo.llm.http.connections"
     await connector.close()

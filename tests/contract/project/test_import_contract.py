@@ -58,15 +58,18 @@ def test_the_tree_keeps_the_contracts(tree: Copy) -> None:
     ("file", "statement", "named"),
     [
         pytest.param(
-            "algo/llm/wire.py",
+            "algo/llm/http/wire.py",
             "from algo.judge import gate",
-            ("algo.llm is not allowed to import algo.judge", "algo.llm.wire -> algo.judge.gate"),
+            (
+                "algo.llm is not allowed to import algo.judge",
+                "algo.llm.http.wire -> algo.judge.gate",
+            ),
             id="upwards",
         ),
         pytest.param(
-            "algo/llm/wire.py",
+            "algo/llm/http/wire.py",
             "def late():\n    from algo.report import page",
-            ("algo.llm.wire -> algo.report.page",),
+            ("algo.llm.http.wire -> algo.report.page",),
             id="upwards-when-called",
         ),
         pytest.param(

@@ -23,8 +23,8 @@ from algo.judge.method import Judgement
 from algo.judge.record import Setup, failed_record
 from algo.llm.admission import Deadline
 from algo.llm.endpoint import Endpoint, Reply, Request
+from algo.llm.http.wire import Fault, parse_reply, request_body
 from algo.llm.scheduler import RequestScheduler
-from algo.llm.wire import Fault, parse_reply, request_body
 from algo.ropd.rubric import RUBRIC_SCHEMA, Rubric, parse_rubric, rubric_json_schema
 from algo.sealed_lines import seal, unseal
 from tests.builders.judgements import group_of

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from algo.llm.endpoint import Endpoint
+from algo.llm.http.wire import Fault, parse_reply
 from algo.llm.redaction import SHORTEST_KEY, redacted
 from algo.llm.settings import RoleSettings
-from algo.llm.wire import Fault, parse_reply
 
 PRINTABLE = st.characters(min_codepoint=0x21, max_codepoint=0x7E)
 KEYS = st.text(PRINTABLE, min_size=SHORTEST_KEY, max_size=60)

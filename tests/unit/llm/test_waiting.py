@@ -10,9 +10,9 @@ import pytest
 
 from algo.errors import FailureKind, JudgeFailure, JudgeOutage
 from algo.llm.endpoint import Endpoint, Reply, Request
+from algo.llm.http.wire import Fault
 from algo.llm.scheduler import RequestScheduler
 from algo.llm.settings import LimitsSettings, RoleSettings
-from algo.llm.wire import Fault
 from tests.builders.virtual_time import run
 from tests.fakes.simulated_server import SimulatedServer, lognormal
 

@@ -11,8 +11,8 @@ import pytest
 
 from algo.errors import FailureKind
 from algo.llm.endpoint import Endpoint, Request
+from algo.llm.http.wire import Fault, parse_reply, request_body, retry_after_s, status_fault
 from algo.llm.settings import RoleSettings
-from algo.llm.wire import Fault, parse_reply, request_body, retry_after_s, status_fault
 
 MESSAGES = [{"role": "user", "content": "q"}]
 FORMAT = {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": {}}}

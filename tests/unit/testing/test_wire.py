@@ -8,8 +8,8 @@ import orjson
 import pytest
 
 from algo.llm.endpoint import Endpoint
+from algo.llm.http.wire import parse_reply
 from algo.llm.settings import RoleSettings
-from algo.llm.wire import parse_reply
 from algo.testing import Reply, Request, Usage, message_text
 from algo.testing.wire import Style, reply_body
 

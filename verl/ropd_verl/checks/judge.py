@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 from algo.errors import ConfigurationError
 from algo.judge.preflight import check_judge, trial, unusable
 from algo.llm.endpoint import Request
+from algo.llm.http.wire import Fault
 from algo.llm.scheduler import RequestScheduler
 from algo.llm.tasks import all_of
-from algo.llm.wire import Fault
 from algo.methods.registry import roles_of
 from algo.openai_env import ResolvedRole, resolve_roles
 from algo.ropd.rubric import rubric_json_schema

@@ -18,7 +18,7 @@ import orjson
 
 from algo.errors import FailureKind
 from algo.llm.endpoint import Endpoint, Reply, Request
-from algo.llm.reading import OddBody, count, decoded, mapping, mappings, part, text, word
+from algo.llm.http.reading import OddBody, count, decoded, mapping, mappings, part, text, word
 
 REFUSED: Final = "refusal"
 """The `finish_reason` of a reply that a model or a content filter declined to give."""

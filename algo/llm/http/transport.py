@@ -19,10 +19,10 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from algo.errors import FailureKind
-from algo.llm.connections import OneReplyBody, OneReplyConnector
 from algo.llm.endpoint import Endpoint, Reply, Request
-from algo.llm.ties import CODE_HEADER, RequestCodes
-from algo.llm.wire import Fault, excerpt, parse_reply, request_body, status_fault
+from algo.llm.http.connections import OneReplyBody, OneReplyConnector
+from algo.llm.http.ties import CODE_HEADER, RequestCodes
+from algo.llm.http.wire import Fault, excerpt, parse_reply, request_body, status_fault
 
 MAX_REPLY_BYTES: Final = 4 * 1024 * 1024
 """A longer body is an endpoint that never stops, not an answer: 128,000 tokens with every character
