@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-_OPEN, _CLOSE = "<think>", "</think>"
+from typing import Final
+
+CLOSING_TAG: Final = "</think>"
+_OPENING_TAG: Final = "<think>"
 
 
 def after_thinking(text: str) -> str:
     """The part after the last ``</think>``: all of it when there is none."""
-    return text.rpartition(_CLOSE)[2]
+    return text.rpartition(CLOSING_TAG)[2]
 
 
 def is_unclosed(text: str) -> bool:
     """Whether thinking was begun and never ended, so that there is no answer."""
-    return _OPEN in after_thinking(text)
+    return _OPENING_TAG in after_thinking(text)

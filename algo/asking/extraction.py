@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from algo.llm.http.reading import encodable
-from algo.thinking import after_thinking, is_unclosed
+from algo.thinking import CLOSING_TAG, after_thinking, is_unclosed
 
 _LONGEST_ANSWER: Final = 200_000
 """Characters that say something, in an answer: several times what a judge is allowed to write."""
@@ -69,9 +69,8 @@ def extract_object(text: str, schema_version: str, *, cut_off: bool = False) -> 
     answer or no complete JSON object that names a schema, `InvalidReply` when none names this one
     or when two that differ do.
     """
-    written = after_thinking(text)
     try:
-        spans = _objects(written)
+        written, spans = _answer(text)
     except NoJson:
         if cut_off:
             raise CutShort(_CUT_SHORT) from None
@@ -96,6 +95,33 @@ def extract_object(text: str, schema_version: str, *, cut_off: bool = False) -> 
 def looks_like_refusal(text: str) -> bool:
     """Whether a reply without JSON opens as models do when they decline."""
     return _REFUSAL.match(after_thinking(text)[:200]) is not None
+
+
+def _answer(text: str) -> tuple[str, list[_Span]]:
+    """What was written after thinking, and the objects in it; raises `NoJson` as `_objects` does.
+
+    A closing tag within an object is a word of the answer and ends no thinking: a criterion may
+    demand that an answer does without one.
+    """
+    written = after_thinking(text)
+    spans = _objects(written)
+    if len(written) == len(text) or any("schema_version" in span.found for span in spans):
+        return written, spans
+    try:
+        in_all = _objects(text)
+    except NoJson:
+        return written, spans
+    end = len(text)
+    for span in reversed(in_all):
+        if (tag := text.rfind(CLOSING_TAG, span.end, end)) >= 0:
+            break
+        end = span.start
+    else:
+        tag = text.rfind(CLOSING_TAG, 0, end)
+    begin = 0 if tag < 0 else tag + len(CLOSING_TAG)
+    return text[begin:], [
+        _Span(found, start - begin, end - begin) for found, start, end in in_all if start >= begin
+    ]
 
 
 def _objects(text: str) -> list[_Span]:

@@ -132,3 +132,21 @@ def test_refusals_are_told_from_other_prose(text: str) -> None:
     assert looks_like_refusal(text)
     assert looks_like_refusal(f"<think>hm</think> {text}")
     assert not looks_like_refusal("The rubric: I cannot find a flaw")
+
+
+@pytest.mark.parametrize("before", ["", "<think>so {x} </think>", "so</think>", "Here:\n```json\n"])
+@pytest.mark.parametrize("after", ["", "\n```\nThat is all."])
+@pytest.mark.parametrize(
+    "words", ["leaves out </think>", "<think>a</think>b</think>", '</think>" quoted \\']
+)
+def test_a_tag_within_the_object_is_a_word_of_it(before: str, after: str, words: str) -> None:
+    reply = {"schema_version": "v", "criteria": [words, "plain", words]}
+    assert extract_object(f"{before}{json.dumps(reply)}{after}", "v") == reply
+
+
+def test_a_draft_with_a_tag_in_it_is_no_answer_where_thinking_goes_on() -> None:
+    draft = json.dumps({"schema_version": "v", "criteria": ["leaves out </think>"]})
+    with pytest.raises(NoJson):
+        extract_object(f"<think>a draft {draft} which I doubt", "v")
+    answer = json.dumps({"schema_version": "v", "criteria": ["other </think>"]})
+    assert extract_object(f"<think>{draft} no.</think>{answer}", "v") == json.loads(answer)
