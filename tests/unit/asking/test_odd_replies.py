@@ -42,7 +42,9 @@ CRITERIA = (4, 12)
 LONGEST_MESSAGE = 1_500
 LONGEST_RECORD = 600_000
 """Bytes of one call: 200,000 characters and what escaping adds."""
-LOOP_S = 0.05
+# The promise is 50 ms on an idle core. A core that others share takes several times as long even in
+# its own CPU time; what this is to notice took seconds.
+LOOP_S = 5 * 0.05
 
 SEEDS = st.integers(0, 2**64)
 APIS = st.sampled_from(sorted(ENDPOINTS))
