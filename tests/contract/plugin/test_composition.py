@@ -10,6 +10,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from verl.models.transformers import monkey_patch
 from verl.utils.config import omega_conf_to_dataclass
 
+from algo.asking.context import FENCE_TOKENS
 from algo.errors import ConfigurationError
 from ropd_verl.checks import composition
 from ropd_verl.checks.finding import Level
@@ -181,7 +182,9 @@ def test_the_judges_context_is_compared_with_the_longest_prompt() -> None:
             subject("judge=local_vllm", "ropd.verification.mode=isolated")
         )
     )
-    assert "verifier: 22,528 of" in one[1].what
+    one_answer = 8_192 + FENCE_TOKENS
+    assert "verifier: 112,640 of" in enough[1].what
+    assert f"verifier: {112_640 - 11 * one_answer:,} of" in one[1].what
 
 
 def test_nodes_that_only_generate_are_nodes() -> None:
