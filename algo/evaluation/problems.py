@@ -34,15 +34,17 @@ def read_sets(names: Iterable[str], folder: Path) -> dict[str, list[Problem]]:
     Raises `ConfigurationError` for a file that is missing, has no rows, holds a prompt twice, or
     holds a row that cannot be graded.
     """
-    sets: dict[str, list[Problem]] = {}
+    files: dict[str, Path] = {}
     for name in names:
         label, _, file = name.partition("=")
-        if not label or label in sets:
+        if not label or label in files:
             raise ConfigurationError(
                 f"--set {name!r}: give each set once, as NAME or NAME=FILE, separated by commas"
             )
-        sets[label] = _read(label, Path(file) if file else folder / f"{label}.parquet")
-    return sets
+        files[label] = Path(file) if file else folder / f"{label}.parquet"
+    if not files:
+        raise ConfigurationError("--set names no set: give NAME or NAME=FILE, separated by commas")
+    return {label: _read(label, path) for label, path in files.items()}
 
 
 def _read(name: str, path: Path) -> list[Problem]:
