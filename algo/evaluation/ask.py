@@ -15,16 +15,10 @@ from typing import Any, Final, Protocol
 
 from algo.errors import JudgeFailure, RopdError
 from algo.evaluation.log import Answer, EvaluationLog, Failure, Held, Sample
-from algo.llm.endpoint import Endpoint, Reply, Request
+from algo.llm.endpoint import Endpoint, Reply, Request, RequestEngine
 
 FAILURES_IN_A_ROW: Final = 50
 """So many failed requests with no answer between them end a run: it would only go on so."""
-
-
-class RequestEngine(Protocol):
-    """What is needed of a `RequestScheduler`."""
-
-    async def complete(self, endpoint: Endpoint, request: Request) -> Reply: ...
 
 
 class Monitor(Protocol):

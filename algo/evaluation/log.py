@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from algo.errors import ConfigurationError, JournalError
-from algo.evaluation.problems import Problem, digest
+from algo.evaluation.problems import EvalProblem, digest
 from algo.judge.journal import Journal, journal_files, read_records
 from algo.sealed_lines import seal
 
@@ -73,7 +73,7 @@ class Held:
     """All that a folder holds. `failures` are those of samples that have no answer."""
 
     protocol: Protocol
-    problems: dict[str, dict[str, Problem]]
+    problems: dict[str, dict[str, EvalProblem]]
     """By set and key."""
     answers: dict[Sample, Answer] = field(default_factory=dict)
     failures: dict[Sample, Failure] = field(default_factory=dict)
@@ -88,7 +88,7 @@ class EvaluationLog:
 
     @classmethod
     def open(
-        cls, folder: Path, protocol: Protocol, sets: Mapping[str, list[Problem]]
+        cls, folder: Path, protocol: Protocol, sets: Mapping[str, list[EvalProblem]]
     ) -> EvaluationLog:
         """Continue the evaluation in `folder`, or begin it.
 
@@ -146,7 +146,7 @@ def _read(folder: Path) -> Held | None:
         elif held is None:
             raise JournalError(f"{folder}: the first record is no protocol")
         elif kind == "problem":
-            problem = Problem(**record["problem"])
+            problem = EvalProblem(**record["problem"])
             held.problems[problem.set][problem.key] = problem
         else:
             sample = Sample(record["set"], record["key"], record["number"])

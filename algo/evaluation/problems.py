@@ -18,7 +18,7 @@ from algo.grading.ground_truth import can_grade
 
 
 @dataclass(frozen=True)
-class Problem:
+class EvalProblem:
     """One question of a set. `key` is the prompt's fingerprint, the same in every evaluation."""
 
     set: str
@@ -28,7 +28,7 @@ class Problem:
     truth: str
 
 
-def read_sets(names: Iterable[str], folder: Path) -> dict[str, list[Problem]]:
+def read_sets(names: Iterable[str], folder: Path) -> dict[str, list[EvalProblem]]:
     """The problems of each set, in file order; `names` are `NAME` or `NAME=FILE`.
 
     Raises `ConfigurationError` for a file that is missing, has no rows, holds a prompt twice, or
@@ -47,13 +47,13 @@ def read_sets(names: Iterable[str], folder: Path) -> dict[str, list[Problem]]:
     return {label: _read(label, path) for label, path in files.items()}
 
 
-def _read(name: str, path: Path) -> list[Problem]:
+def _read(name: str, path: Path) -> list[EvalProblem]:
     if not path.exists():
         raise ConfigurationError(
             f"set {name}: {path} does not exist: make it with `ropd data prepare {name} --out "
             f"{path.parent}`, or give --set {name}=FILE"
         )
-    problems: dict[str, Problem] = {}
+    problems: dict[str, EvalProblem] = {}
     rows: dict[str, int] = {}
     for prompt in read_prompts(path):
         if prompt.fingerprint in problems:
@@ -68,7 +68,7 @@ def _read(name: str, path: Path) -> list[Problem]:
     return list(problems.values())
 
 
-def _problem(name: str, path: Path, prompt: PromptRow) -> Problem:
+def _problem(name: str, path: Path, prompt: PromptRow) -> EvalProblem:
     source, truth = prompt.data_source or "", (prompt.ground_truth or "").strip()
     if not truth or not can_grade(source):
         fault = "no ground truth" if not truth else f"data_source {source!r}, which no rule grades"
@@ -78,10 +78,10 @@ def _problem(name: str, path: Path, prompt: PromptRow) -> Problem:
         )
     # Arrow fills keys that only some messages have with nulls, which endpoints refuse.
     messages = [{k: v for k, v in each.items() if v is not None} for each in prompt.messages]
-    return Problem(name, prompt.fingerprint, messages, source, truth)
+    return EvalProblem(name, prompt.fingerprint, messages, source, truth)
 
 
-def digest(problems: Iterable[Problem]) -> str:
+def digest(problems: Iterable[EvalProblem]) -> str:
     """sha256 over prompts and right answers, whatever their order: whether two sets are the same.
 
     The prompts hold the template, so another template is another set.

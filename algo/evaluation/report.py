@@ -16,7 +16,7 @@ from typing import Any, Final
 from algo.errors import ConfigurationError
 from algo.evaluation.log import Protocol
 from algo.evaluation.results import Outcome, SetResult
-from algo.evaluation.statistics import Comparison, Interval, compare, holm
+from algo.evaluation.statistics import Interval, PairedDifference, compare, holm
 
 RESULTS_SCHEMA: Final = "ropd.eval_results.v1"
 RESULTS_FILE: Final = "results.json"
@@ -120,7 +120,7 @@ class Compared:
     name: str
     first: float
     second: float
-    comparison: Comparison
+    comparison: PairedDifference
     p: float
 
 

@@ -14,7 +14,7 @@ from enum import StrEnum
 from statistics import fmean
 
 from algo.evaluation.log import Answer, Held, Sample
-from algo.evaluation.problems import Problem
+from algo.evaluation.problems import EvalProblem
 from algo.evaluation.statistics import Interval, mean_interval, pass_at, sampling_error
 from algo.grading.ground_truth import grade
 from algo.llm.http.wire import CUT_OFF
@@ -96,7 +96,7 @@ def grade_all(held: Held) -> list[Graded]:
     ]
 
 
-def outcome_of(problem: Problem, answer: Answer) -> Outcome:
+def outcome_of(problem: EvalProblem, answer: Answer) -> Outcome:
     """How `answer` ended; raises `ConfigurationError` as `grade` does."""
     if answer.finish_reason == CUT_OFF or is_unclosed(answer.text):
         return Outcome.CUT_OFF

@@ -89,7 +89,7 @@ def majority(answers: Sequence[tuple[Hashable | None, float]]) -> float:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedDifference:
     """Two models on the same problems: the mean difference (second minus first) and its interval,
     and the two-sided p value of a random sign flip of the problems' differences.
     """
@@ -98,7 +98,7 @@ class Comparison:
     p: float
 
 
-def compare(first: Mapping[str, float], second: Mapping[str, float]) -> Comparison:
+def compare(first: Mapping[str, float], second: Mapping[str, float]) -> PairedDifference:
     """Compare means by problem; both mappings have the same keys, else `ValueError`.
 
     Pairing takes the problems' difficulty out of the difference, which is why it can tell models
@@ -107,7 +107,7 @@ def compare(first: Mapping[str, float], second: Mapping[str, float]) -> Comparis
     if first.keys() != second.keys():
         raise ValueError("only means over the same problems can be compared")
     differences = [second[problem] - first[problem] for problem in sorted(first)]
-    return Comparison(mean_interval(differences), sign_flip_p(differences))
+    return PairedDifference(mean_interval(differences), sign_flip_p(differences))
 
 
 def sign_flip_p(differences: Sequence[float], flips: int = FLIPS, seed: int = 0) -> float:
