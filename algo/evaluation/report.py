@@ -101,7 +101,7 @@ def _denominator(figures: Mapping[str, Any]) -> str:
 def _details(figures: Mapping[str, Any]) -> Iterator[str]:
     more = {k: v for k, v in figures["pass_at"].items() if int(k) > 1}
     parts = [f"pass@{k} {percent(value)}" for k, value in more.items()]
-    if figures["majority"] is not None:
+    if more and figures["majority"] is not None:
         parts.append(f"majority@{figures['samples']} {percent(figures['majority'])}")
     if figures["mean_tokens"] is not None:
         parts.append(f"{figures['mean_tokens']:,.0f} tokens an answer")

@@ -9,14 +9,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import fmean
 
 from algo.evaluation.log import Answer, Held, Sample
 from algo.evaluation.problems import EvalProblem
-from algo.evaluation.statistics import Interval, mean_interval, pass_at, sampling_error
-from algo.grading.ground_truth import grade
+from algo.evaluation.statistics import (
+    Interval,
+    majority,
+    mean_interval,
+    pass_at,
+    sampling_error,
+)
+from algo.grading.ground_truth import read_answer
+from algo.grading.math_equivalence import MOST_PROCESSES
 from algo.llm.http.wire import CUT_OFF
 from algo.thinking import is_unclosed
 
@@ -34,10 +42,15 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Graded:
-    """One sample's outcome, and the tokens of its answer where they are known."""
+    """One sample's outcome.
+
+    `stated` is its final answer in a form that is equal for equal answers, None for none; `tokens`
+    are those of the whole answer, None where they are not known.
+    """
 
     sample: Sample
     outcome: Outcome
+    stated: str | None
     tokens: int | None
 
     @property
@@ -66,7 +79,7 @@ class SetResult:
     sampling_error: float | None
     pass_at: Mapping[int, float]
     majority: float | None
-    """The mean score of what most samples of a problem state; None where no rule tells that."""
+    """The mean score of what most samples of a problem state, over the same problems."""
     mean_tokens: float | None
     by_problem: Mapping[str, float]
     """The mean score of each answered problem, by its key."""
@@ -85,23 +98,25 @@ class SetResult:
 
 
 def grade_all(held: Held) -> list[Graded]:
-    """The outcome of every stored answer, in the order of storing. Blocks as `grade` does."""
-    return [
-        Graded(
-            sample,
-            outcome_of(held.problems[sample.set][sample.key], answer),
-            answer.completion_tokens,
-        )
-        for sample, answer in held.answers.items()
-    ]
+    """The outcome of every stored answer, in the order of storing. Blocks as `read_answer` does."""
+
+    def graded(sample: Sample) -> Graded:
+        answer = held.answers[sample]
+        outcome, stated = _read(held.problems[sample.set][sample.key], answer)
+        return Graded(sample, outcome, stated, answer.completion_tokens)
+
+    # Mathematical rules wait for processes of their own, which compare side by side.
+    with ThreadPoolExecutor(MOST_PROCESSES) as threads:
+        return list(threads.map(graded, held.answers))
 
 
-def outcome_of(problem: EvalProblem, answer: Answer) -> Outcome:
-    """How `answer` ended; raises `ConfigurationError` as `grade` does."""
+def _read(problem: EvalProblem, answer: Answer) -> tuple[Outcome, str | None]:
     if answer.finish_reason == CUT_OFF or is_unclosed(answer.text):
-        return Outcome.CUT_OFF
-    right = grade(problem.data_source, answer.text, problem.truth)
-    return Outcome.RIGHT if right else Outcome.WRONG
+        return Outcome.CUT_OFF, None
+    right, stated = read_answer(problem.data_source, answer.text, problem.truth)
+    if stated is None:
+        return Outcome.NO_ANSWER, None
+    return Outcome.RIGHT if right else Outcome.WRONG, stated
 
 
 def set_results(held: Held, graded: Iterable[Graded], samples: int) -> list[SetResult]:
@@ -114,16 +129,17 @@ def set_results(held: Held, graded: Iterable[Graded], samples: int) -> list[SetR
 
 
 def _set_result(held: Held, name: str, rows: Sequence[Graded], samples: int) -> SetResult:
-    scores: dict[str, list[float]] = {}
+    by_problem: dict[str, list[Graded]] = {}
     for each in rows:
-        scores.setdefault(each.sample.key, []).append(each.score)
+        by_problem.setdefault(each.sample.key, []).append(each)
+    scores = {key: [each.score for each in own] for key, own in by_problem.items()}
     failures = Counter(
         failure.kind
         for sample, failure in held.failures.items()
         if sample.set == name and sample.number < samples
     )
     means = {key: fmean(own) for key, own in scores.items()}
-    whole = [own for own in scores.values() if len(own) == samples]
+    whole = [own for own in by_problem.values() if len(own) == samples]
     tokens = [each.tokens for each in rows if each.tokens is not None]
     problems = len(held.problems[name])
     return SetResult(
@@ -137,14 +153,22 @@ def _set_result(held: Held, name: str, rows: Sequence[Graded], samples: int) -> 
         score=mean_interval(list(means.values())) if means else None,
         sampling_error=sampling_error(list(scores.values())),
         pass_at={
-            k: fmean(pass_at(k, samples, round(sum(own))) for own in whole)
+            k: fmean(pass_at(k, samples, _right(own)) for own in whole)
             for k in _powers(samples)
             if whole
         },
-        majority=None,
+        majority=fmean(map(_majority, whole)) if whole else None,
         mean_tokens=fmean(tokens) if tokens else None,
         by_problem=means,
     )
+
+
+def _right(answers: Sequence[Graded]) -> int:
+    return sum(each.outcome is Outcome.RIGHT for each in answers)
+
+
+def _majority(answers: Sequence[Graded]) -> float:
+    return majority([(each.stated, each.score) for each in answers])
 
 
 def _powers(samples: int) -> list[int]:

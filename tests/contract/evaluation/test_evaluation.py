@@ -64,6 +64,7 @@ def test_scores_intervals_and_pass_at_k(file: Path, tmp_path: Path) -> None:
         "2": pytest.approx((1 / 2 + 5 / 6 + 1 + 1) / 4),
         "4": 1.0,
     }
+    assert own["majority"] == (0 + 0.5 + 1 + 1) / 4
     assert own["outcomes"] == {"right": 10, "wrong": 6, "no_answer": 0, "cut_off": 0}
     assert "62.5 % ± 51.4" in done.stdout
     assert "4/4 problems, 16/16 answers" in done.stdout
