@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from omegaconf import DictConfig
 from pyarrow import ArrowException
 
+from algo.data.check import ungradable
 from algo.errors import ConfigurationError, TeacherIndexError
 from algo.methods.registry import method_of
 from algo.paths import absolute
@@ -97,10 +98,27 @@ def teacher_index(subject: Subject) -> Iterable[Finding]:
     yield ok(f"m={subject.settings.teacher_answers} answers for every training prompt")
 
 
+def ground_truth(subject: Subject) -> Iterable[Finding]:
+    """Every training prompt has a right answer and a rule that compares with it, where rollouts are
+    graded; says nothing for any other method."""
+    if not method_of(subject.settings).needs_ground_truth(subject.settings):
+        return
+    train = _readable_prompts(subject)
+    if train is None:
+        yield note("not compared: the training prompts cannot be read")
+        return
+    check_ground_truth(train, subject.settings.method.name)
+    yield ok("every training prompt can be graded")
+
+
 def skipped_inputs(subject: Subject) -> Iterable[Finding]:
     """Stands in for the checks of this module when an example makes the inputs itself."""
-    hook = subject.config.example.hook
-    yield note(f"{hook} makes student, data, teacher index and judge at the start")
+    method, settings = method_of(subject.settings), subject.settings
+    made = ["student", "data"]
+    made += ["teacher index"] if method.needs_teachers(settings) else []
+    made += ["judge"] if method.roles(settings) else []
+    listed = f"{', '.join(made[:-1])} and {made[-1]}"
+    yield note(f"{subject.config.example.hook} makes {listed} at the start")
 
 
 def check_example(config: DictConfig) -> None:
@@ -169,6 +187,17 @@ def check_data(files: str | Iterable[str] | None, key: str, columns: Iterable[st
         if header.metadata.num_rows == 0:
             raise ConfigurationError(f"{key}={path}: the file has no rows")
     return paths
+
+
+def check_ground_truth(train_files: list[Path], method: str) -> None:
+    """Raise `ConfigurationError` naming the first training row that cannot be graded."""
+    for file in train_files:
+        for found in ungradable(file):
+            if found.fault:
+                raise ConfigurationError(
+                    f"data.train_files={file}: {found}; method={method} grades each rollout, so "
+                    "`ropd data check --validation` has to pass on it"
+                )
 
 
 def check_teacher_index(

@@ -32,7 +32,10 @@ QUESTION = Request(
 
 def roles(subject: Subject) -> Iterable[Finding]:
     """Model, URL and key of each role, and where each was set; asks nobody."""
-    for role in _roles(subject.settings, subject.environ):
+    asked = _roles(subject.settings, subject.environ)
+    if not asked:
+        yield note(f"not needed: {subject.settings.method.name} asks no judge")
+    for role in asked:
         yield ok(role.line())
 
 
@@ -41,9 +44,10 @@ def address(subject: Subject) -> Iterable[Finding]:
 
     verl chooses the node of the process that asks the judge; 127.0.0.1 is another machine on each.
     """
-    if subject.nodes == 1:
+    asked = _roles(subject.settings, subject.environ)
+    if subject.nodes == 1 or not asked:
         return
-    for role in _roles(subject.settings, subject.environ):
+    for role in asked:
         host = urlsplit(role.endpoint.base_url).hostname or ""
         if host == "localhost" or (_is_ip(host) and ip_address(host).is_loopback):
             raise ConfigurationError(
