@@ -37,8 +37,17 @@ def run(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the answers; continued if it exists.")],
-    model: Annotated[str, typer.Option(help="The model's name at the endpoint.")],
-    base_url: Annotated[str, typer.Option(help="OpenAI-compatible endpoint, with /v1.")],
+    model: Annotated[str | None, typer.Option(help="The model's name at the endpoint.")] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="OpenAI-compatible endpoint, with /v1.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="In place of an endpoint: RUN, RUN/STEP or a model directory, which is served "
+            "here, by vLLM where there is a GPU."
+        ),
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
@@ -63,6 +72,7 @@ def run(
     ] = 0.01,
 ) -> None:
     """Ask for what is missing, grade all answers, print the scores; run again to go on."""
+    from algo.cli.evaluation_checkpoint import checkpoint_name, endpoint_of
     from algo.errors import ConfigurationError
     from algo.evaluation.ask import lacking
     from algo.evaluation.log import EvaluationLog, Protocol
@@ -72,6 +82,8 @@ def run(
     from algo.openai_env import resolve_role
     from algo.overrides import read_overrides
 
+    if (checkpoint is None) == (model is None or base_url is None):
+        raise ConfigurationError("give --model and --base-url, or --checkpoint")
     settings = validated(EvaluationSettings, read_overrides(overrides or []))
     extra = dict(settings.model.extra_body)
     if think is not None:
@@ -80,14 +92,12 @@ def run(
                 "--think and --no-think set model.extra_body.chat_template_kwargs: give one of them"
             )
         extra["chat_template_kwargs"] = {"enable_thinking": think}
-    asked = settings.model.model_copy(
-        update={"model": model, "base_url": base_url, "extra_body": extra}
-    )
-    endpoint = resolve_role("model", asked, os.environ, "model").endpoint
     problems = read_sets(filter(None, sets.split(",")), data)
+    name = model or checkpoint_name(checkpoint)
+    asked = settings.model.model_copy(update={"model": name, "extra_body": extra})
     protocol = Protocol(
-        model=model,
-        sets={name: digest(own) for name, own in problems.items()},
+        model=name,
+        sets={each: digest(own) for each, own in problems.items()},
         temperature=asked.temperature,
         top_p=asked.top_p,
         max_tokens=asked.max_tokens,
@@ -98,7 +108,12 @@ def run(
     log = EvaluationLog.open(out, protocol, problems)
     wanted = lacking(log.held, samples)
     typer.echo(f"{len(wanted):,} answers to ask for", err=True)
-    stopped = asyncio.run(_asked(wanted, endpoint, log, settings, concurrency))
+    stopped = ""
+    if wanted:
+        with endpoint_of(base_url, checkpoint, name, out) as url:
+            asked = asked.model_copy(update={"base_url": url})
+            endpoint = resolve_role("model", asked, os.environ, "model").endpoint
+            stopped = asyncio.run(_asked(wanted, endpoint, log, settings, concurrency))
     results = _graded(out, log.held, samples)
     if stopped:
         typer.echo(f"{stopped}; run the same command again to go on", err=True)
