@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ REPLIES = {
     "half": ("doctor frightens", (5 - 4) / 8),
     "bad": ("frightens", -4 / 8),
 }
+GRADE = {"schema_version": "ropd.healthbench_grade.v1", "reason": "so"}
 QUICK = ("limits.backoff_s=0.01", "limits.max_backoff_s=0.02", "limits.retries.transport=1")
 
 
@@ -54,20 +57,14 @@ def block(text: str, label: str) -> str:
 
 
 def grader(request: Request) -> str:
-    word = block(request.text, "CRITERION").split()[-1 if "dose" in request.text else 0]
     criterion, reply = block(request.text, "CRITERION"), block(request.text, "REPLY")
     word = next(w for w in ("doctor", "dose", "frightens") if w in criterion)
-    return json.dumps(
-        {"schema_version": "ropd.healthbench_grade.v1", "reason": "so", "met": word in reply}
-    )
+    return json.dumps(GRADE | {"met": word in reply})
 
 
 @pytest.fixture
 def asked(tmp_path: Path) -> Path:
     """An evaluation whose replies are stored and not judged yet, two samples a problem."""
-    import subprocess
-    import sys
-
     source = source_file(tmp_path / "healthbench.jsonl")
     prepared = subprocess.run(
         [
@@ -131,10 +128,8 @@ def message_text(body: dict[str, Any]) -> str:
     "broken",
     [
         lambda request: "I would say it is met.",
-        lambda request: '{"schema_version": "ropd.healthbench_grade.v1", "met": "yes"}',
-        lambda request: (
-            '{"schema_version": "ropd.healthbench_grade.v1", "met": null, "reason": ""}'
-        ),
+        lambda request: json.dumps(GRADE | {"met": "yes"}),
+        lambda request: json.dumps(GRADE | {"met": None}),
         lambda request: Reply("", refusal="no"),
     ],
     ids=["prose", "a word", "null", "refusal"],
