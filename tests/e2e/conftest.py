@@ -52,7 +52,7 @@ class Started:
         """Directory of the newest run below the root."""
         return max(p for p in self.root.iterdir() if p.is_dir() and p.name.isdigit())
 
-    def wait(self, seconds: float = 420) -> int:
+    def exit_code(self, seconds: float = 420) -> int:
         return self.process.wait(patience(seconds))
 
     def until(self, happened: Callable[[], object], seconds: float = 240) -> None:

@@ -17,6 +17,7 @@ from ropd_verl import transformers_rollout
 from ropd_verl.config import compose_config
 from ropd_verl.cpu.generation import Completion, eos_token_ids
 from ropd_verl.transformers_rollout import TransformersReplica, TransformersServer
+from tests.builders.patience import patience
 
 RECIPE = WarmStart(hidden_size=32, layers=2)
 PROMPT = [5, 6, 7, 8]
@@ -109,7 +110,7 @@ async def test_a_pause_returns_what_there_is_and_holds_what_comes(
     running = asyncio.create_task(generate(server))
     await asyncio.sleep(0.1)
     assert not running.done()
-    await asyncio.wait_for(server.abort_all_requests(), 10)
+    await asyncio.wait_for(server.abort_all_requests(), patience(10))
     cut = await running
     assert (cut.token_ids, cut.stop_reason) == ([1, 2], "aborted")
 
@@ -118,7 +119,7 @@ async def test_a_pause_returns_what_there_is_and_holds_what_comes(
     done, _ = await asyncio.wait([held], timeout=0.5)
     assert not done
     await server.resume_generation()
-    assert (await asyncio.wait_for(held, 10)).stop_reason == "completed"
+    assert (await asyncio.wait_for(held, patience(10))).stop_reason == "completed"
 
 
 async def test_what_cannot_be_served_is_said(server: TransformersServer) -> None:
