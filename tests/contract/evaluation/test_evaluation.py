@@ -17,6 +17,7 @@ import pytest
 from algo.evaluation.log import read_evaluation
 from algo.testing import FakeOpenAI, FaultKind, Reply, Request
 from tests.builders.evaluating import command, evaluate, run_words, write_set
+from tests.builders.patience import patience, wait_until
 from tests.builders.teaching import environment
 
 RIGHT_OF_FOUR = {"one": 1, "two": 2, "three": 3, "four": 4}
@@ -328,13 +329,13 @@ def test_ten_kills_lose_nothing_and_ask_little_again(tmp_path: Path) -> None:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-            deadline = time.monotonic() + 60
-            while sum(endpoint.requests.values()) == before and process.poll() is None:
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            wait_until(
+                lambda: sum(endpoint.requests.values()) > before or process.poll() is not None,  # noqa: B023
+                60,
+            )
             time.sleep(rng.uniform(0.0, 0.3))
             os.kill(process.pid, signal.SIGKILL)
-            process.wait(30)
+            process.wait(patience(30))
         assert evaluate(*words).returncode == 0
         asked = sum(endpoint.requests.values())
         assert evaluate(*run_words(endpoint, file, tmp_path / "calm", *extra)).returncode == 0

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from algo.evaluation.healthbench import HealthCriterion, health_score, scores_by_tag
 from algo.testing import FakeOpenAI, FaultKind, Reply, Request
 from tests.builders.evaluating import evaluate, run_words
+from tests.builders.patience import patience
 from tests.builders.teaching import environment
 
 CRITERIA = [
@@ -74,7 +75,7 @@ def asked(tmp_path: Path) -> Path:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(60),
         check=False,
     )
     assert prepared.returncode == 0, prepared.stderr

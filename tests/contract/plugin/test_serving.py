@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from examples.arithmetic.student import WarmStart, build_model, build_tokenizer
 from ropd_verl.cpu.serve import ChatServer
 from ropd_verl.serving import server_command
 from tests.builders.evaluating import write_set
+from tests.builders.patience import patience, wait_until
 from tests.builders.teaching import environment
 
 QUESTION = [{"role": "user", "content": "12+34"}]
@@ -128,12 +128,10 @@ def test_vllm_serves_under_the_same_name_and_ends_with_its_parent(tmp_path: Path
     )
     assert parent.stdout is not None
     child = psutil.Process(int(parent.stdout.readline()))
-    deadline = time.monotonic() + 30
-    while child.name() != "sleep" and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: child.name() == "sleep", 30)
     parent.kill()
-    parent.wait(30)
-    child.wait(30)
+    parent.wait(patience(30))
+    child.wait(patience(30))
 
 
 def eval_words(model: Path, file: Path, out: Path) -> list[str]:
@@ -172,7 +170,7 @@ def test_a_model_directory_is_evaluated_and_its_server_ends(
         env=plugin_environment(),
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=patience(150),
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -190,16 +188,11 @@ def test_a_killed_evaluation_leaves_no_server(model_dir: Path, tmp_path: Path) -
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 120
-    while not servers_of(model_dir):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: servers_of(model_dir) or process.poll() is not None, 120)
+    assert process.poll() is None
     os.kill(process.pid, signal.SIGKILL)
-    process.wait(30)
-    while servers_of(model_dir):
-        assert time.monotonic() < deadline, "the server outlives its evaluation"
-        time.sleep(0.1)
+    process.wait(patience(30))
+    wait_until(lambda: not servers_of(model_dir), 60, "the server outlives its evaluation")
 
 
 def test_what_is_no_checkpoint_is_said_in_one_line(tmp_path: Path) -> None:
@@ -209,7 +202,7 @@ def test_what_is_no_checkpoint_is_said_in_one_line(tmp_path: Path) -> None:
         env=plugin_environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(60),
         check=False,
     )
     assert done.returncode == 1
