@@ -13,6 +13,7 @@ import pytest
 
 from algo.errors import JournalError
 from algo.judge.journal import Journal, journal_files, read_records
+from tests.builders.patience import patience
 
 
 async def write(folder: Path, *records: dict[str, Any], rotate_bytes: int = 1 << 20) -> None:
@@ -138,7 +139,7 @@ async def test_a_record_that_comes_after_the_end_is_an_error_not_a_wait(tmp_path
     journal = Journal(tmp_path, 1 << 20)
     await journal.aclose()
     with pytest.raises(JournalError, match="cannot write"):
-        await asyncio.wait_for(journal.append({"n": 1}), 5.0)
+        await asyncio.wait_for(journal.append({"n": 1}), patience(5.0))
 
 
 def test_a_folder_that_cannot_be_written_names_the_setting(tmp_path: Path) -> None:
