@@ -65,7 +65,7 @@ def model_card(facts: CardFacts) -> str:
     """The card in Markdown, with the hub's front matter."""
     base = public_name(str(_select(facts.config, "actor_rollout_ref.model.path")))
     sections = [
-        _front_matter(base),
+        _front_matter(base, distilled=facts.roles != {}),
         f"# {base}, trained by {facts.method}\n\nStep {facts.step} of run {facts.run}. "
         f"{facts.about} {_weights(facts.config)}",
         _table("Training", list(_training(facts)), "setting"),
@@ -105,11 +105,12 @@ def public_name(path: str) -> str:
     return PurePath(path).name if local else path
 
 
-def _front_matter(base: str) -> str:
+def _front_matter(base: str, distilled: bool) -> str:
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
     if "/" in base:
         lines.append(f"base_model: {base}")
-    return "\n".join([*lines, "tags:", "- ropd", "- on-policy-distillation", "---"])
+    tags = ["- ropd", "- on-policy-distillation"] if distilled else ["- ropd"]
+    return "\n".join([*lines, "tags:", *tags, "---"])
 
 
 def _teachers(facts: CardFacts) -> str:
