@@ -22,6 +22,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -150,13 +151,19 @@ class PromptTemplate:
         return self.fill({**values, **shown, "nonce": nonce})
 
 
-def draw_nonce(texts: Iterable[str]) -> str:
-    """16 random hex digits that occur in none of `texts`."""
+def draw_nonce(texts: Iterable[str], key: str | None = None) -> str:
+    """16 random hex digits that occur in none of `texts`.
+
+    With `key` the same again for the same key: a random one, drawn after the texts were written,
+    that is kept to make the very prompt anew.
+    """
     texts = tuple(texts)
-    while True:
-        nonce = secrets.token_hex(8)
+    key = secrets.token_hex(16) if key is None else key
+    for attempt in count():
+        nonce = hashlib.sha256(f"{attempt}\n{key}".encode()).hexdigest()[:16]
         if not any(nonce in text for text in texts):
             return nonce
+    raise AssertionError("count() has no end")
 
 
 def fence(block: Block, nonce: str, inert: Inert = inert) -> str:

@@ -15,7 +15,7 @@ from algo.judge.group import Group, Rollout, Rule
 from algo.judge.method import Judgement, Method, Resources, ScoredGroup, TeacherAnswers
 from algo.llm.settings import RoleSettings
 from algo.llm.tasks import all_of
-from algo.ropd.client import Rubricator, Verifier
+from algo.ropd.client import Rubricator, Verifier, nonce_key
 from algo.ropd.probes import PROBE_METRICS, Prober
 from algo.ropd.scoring import METRICS, Pool, RubricPanel, panel_figures, shuffle_key
 from algo.ropd.settings import RopdSettings
@@ -59,7 +59,9 @@ class Ropd(Method[RopdSettings]):
         seed, occurrence = self._verification.seed, judgement.occurrence
         key = shuffle_key(seed, judgement.fingerprint, occurrence, students)
         pool = Pool.shuffled(teachers, answers, self._verification.mode, key)
-        verdicts = await self._verifier.judge(x, rubric, pool, said)  # v_ik (Eq. 3)
+        verdicts = await self._verifier.judge(
+            x, rubric, pool, said, nonce_key(judgement.judgement_id, students)
+        )  # v_ik (Eq. 3)
 
         return RubricPanel.of_pool(rubric, students, pool, verdicts)
 

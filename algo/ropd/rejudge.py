@@ -23,7 +23,7 @@ from algo.llm.scheduler import RequestScheduler
 from algo.llm.tasks import all_of
 from algo.openai_env import ResolvedRole
 from algo.ropd.as_judged import AsJudged
-from algo.ropd.client import Verifier
+from algo.ropd.client import Verifier, nonce_key
 from algo.ropd.rubric import Rubric, Verdict
 from algo.ropd.scoring import Pool, RubricPanel, without_teachers
 from algo.ropd.settings import RopdSettings
@@ -122,5 +122,11 @@ async def _compare(
             order, same_as = without_teachers(order, same_as, count)
             before = before[count:]
     pool = Pool(tuple(texts or ()), tuple(students), order, record["verification_mode"], same_as)
-    after = await verifier.judge(record["question"], panel.rubric, pool, [])
+    after = await verifier.judge(
+        record["question"],
+        panel.rubric,
+        pool,
+        [],
+        nonce_key(replayed.judgement_id, panel.students),
+    )
     return Comparison(panel.rubric, before, after.teachers + after.students)
