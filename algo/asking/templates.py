@@ -158,12 +158,15 @@ def draw_nonce(texts: Iterable[str], key: str | None = None) -> str:
     that is kept to make the very prompt anew.
     """
     texts = tuple(texts)
-    key = secrets.token_hex(16) if key is None else key
     for attempt in count():
-        nonce = hashlib.sha256(f"{attempt}\n{key}".encode()).hexdigest()[:16]
+        nonce = secrets.token_hex(8) if key is None else _keyed(f"{attempt}\n{key}")
         if not any(nonce in text for text in texts):
             return nonce
     raise AssertionError("count() has no end")
+
+
+def _keyed(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def fence(block: Block, nonce: str, inert: Inert = inert) -> str:
