@@ -204,8 +204,8 @@ def open_engine(
     """
     if settings.journal_dir is None:
         raise ConfigurationError("ropd.journal_dir is not set: name a folder for the judgements")
+    check_budget(settings.budget, kind.roles(settings))
     roles = resolve_roles(kind.roles(settings), environ)
-    check_budget(settings.budget, [role.endpoint for role in roles])
     scheduler = RequestScheduler(settings.limits)
     resources = Resources(
         roles={role.endpoint.role: role for role in roles},

@@ -8,14 +8,17 @@ estimate for the languages and code that judges read: such a budget ends early r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from algo.errors import BudgetSpent, ConfigurationError, FailureKind
+from algo.judge.journal import journal_files, read_expenses, read_records
 from algo.judge.settings import BudgetSettings
-from algo.llm.endpoint import Endpoint, Reply, Request
-from algo.llm.settings import PricesSettings
+from algo.llm.endpoint import Reply, Request
+from algo.llm.settings import PricesSettings, RoleSettings
 
 _CHARACTERS_PER_TOKEN: Final = 3
 
@@ -91,13 +94,23 @@ def _spent(key: str, spent: str, budget: str) -> BudgetSpent:
     )
 
 
-def check_budget(budget: BudgetSettings, endpoints: Sequence[Endpoint]) -> None:
+def read_ledger(
+    folder: Path, budget: BudgetSettings, prices: Mapping[str, PricesSettings]
+) -> Ledger:
+    """What the starts of a run have spent that its journal's folder knows of."""
+    ledger = Ledger(budget, prices)
+    if journal_files(folder):
+        for record in chain(read_records(folder), read_expenses(folder)):
+            ledger.add_record(record)
+    return ledger
+
+
+def check_budget(budget: BudgetSettings, roles: Mapping[str, RoleSettings]) -> None:
     """Raise `ConfigurationError` for a budget in money where nothing has a price."""
     if budget.cost is None:
         return
-    prices = [endpoint.settings.prices for endpoint in endpoints]
-    if not any(price.cost(1, 1, 1) for price in prices):
-        keys = " or ".join(f"ropd.judge.{endpoint.role}.prices" for endpoint in endpoints)
+    if not any(settings.prices.cost(1, 1, 1) for settings in roles.values()):
+        keys = " or ".join(f"ropd.judge.{role}.prices" for role in roles)
         raise ConfigurationError(
             f"ropd.judge.budget.cost={budget.cost:g} and no role has a price, so it would never be "
             f"spent: set {keys}, or ropd.judge.budget.tokens instead"
