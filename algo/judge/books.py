@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from algo.asking.query import Exchange, Transcript
 from algo.errors import JournalError
-from algo.judge.journal import Journal, read_expenses, read_records
+from algo.judge.journal import EXPENSES, Journal, read_expenses, read_records
 from algo.judge.ledger import Ledger, Usage
 from algo.judge.metrics import Tally
 from algo.judge.occurrences import Occurrences
@@ -78,7 +78,7 @@ class Books:
         """Put what was asked beside the groups on disk, and count it; raises `JournalError`."""
         self._tally.aside(transcript)
         record = expense_record(kind, transcript, self._setup, evidence or {})
-        await self._journal.append(record, kind="expenses")
+        await self._journal.append(record, stem=EXPENSES)
 
     async def aclose(self) -> None:
         """Wait for what is being written."""

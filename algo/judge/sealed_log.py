@@ -2,7 +2,7 @@
 
 A line is on disk when `SealedLog.write` returns. A line torn by a crash is cut off when the log is
 opened again. One process writes to a folder, which `journal.py` sees to; what the lines say is
-`record.py`'s and `expenses.py`'s part.
+`record.py`'s and `books.py`'s part.
 """
 
 from __future__ import annotations

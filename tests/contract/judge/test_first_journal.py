@@ -27,6 +27,7 @@ from algo.methods.registry import METHODS
 from algo.ropd.pipeline import Group, Rollout
 from algo.testing import FakeOpenAI, Reply, Request
 from tests.builders.judging import pipeline_for
+from tests.builders.patience import patience
 from tests.fakes.judge import blocks
 
 RECORDED = Path(__file__).parents[2] / "fixtures/journal_v1"
@@ -103,7 +104,7 @@ def test_the_command_replays_it() -> None:
         env=os.environ,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(60),
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -14,6 +14,7 @@ import pytest
 from algo.errors import JournalError
 from algo.judge.journal import Journal, journal_files, read_expenses, read_records, read_texts
 from algo.judge.sealed_log import log_files, read_lines
+from tests.builders.patience import patience
 
 
 async def write(folder: Path, *records: dict[str, Any], rotate_bytes: int = 1 << 20) -> None:
@@ -127,7 +128,7 @@ async def test_a_writer_that_died_gives_the_folder_back(
     def dies(_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(journal, "write", dies)
+    monkeypatch.setattr(journal, "write_batch", dies)
     with pytest.raises(JournalError, match="MemoryError"):
         await journal.append({"n": 1})
     with pytest.raises(MemoryError):
@@ -139,7 +140,7 @@ async def test_a_record_that_comes_after_the_end_is_an_error_not_a_wait(tmp_path
     journal = Journal(tmp_path, 1 << 20)
     await journal.aclose()
     with pytest.raises(JournalError, match="cannot write"):
-        await asyncio.wait_for(journal.append({"n": 1}), 5.0)
+        await asyncio.wait_for(journal.append({"n": 1}), patience(5.0))
 
 
 def test_a_folder_that_cannot_be_written_names_the_setting(tmp_path: Path) -> None:
@@ -159,8 +160,8 @@ async def main():
         number = 0
         while True:
             key = f"{sys.argv[2]}-{worker}-{number}"
-            kind = "expenses" if number % 5 == 4 else "judgements"
-            await journal.append({"id": key, "text": "x" * 700}, {key: f"words of {key}"}, kind)
+            stem = "expenses" if number % 5 == 4 else "judgements"
+            await journal.append({"id": key, "text": "x" * 700}, {key: f"words of {key}"}, stem)
             print(f"{sys.argv[2]}-{worker}-{number}", flush=True)
             number += 1
     await asyncio.gather(*(one(worker) for worker in range(8)))
