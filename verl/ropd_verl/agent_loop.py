@@ -119,9 +119,11 @@ class GroupScoringWorker(_Worker):
     def _rollout(self, output: AgentLoopOutput) -> Rollout:
         """The text that is judged, and whether the model ended it itself."""
         ids = list(output.response_ids)
-        limit = self.config.actor_rollout_ref.rollout.response_length
-        finished = len(ids) < limit or (bool(ids) and ids[-1] in self._eos)
-        return Rollout(self.tokenizer.decode(ids, skip_special_tokens=True), finished)
+        # By its end token alone: an answer may also be cut off by the model's positions, which come
+        # before `rollout.response_length` where the prompt is long.
+        finished = bool(ids) and ids[-1] in self._eos
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return Rollout(text, finished, self.config.ropd.rollouts.thinking)
 
 
 class GroupScoringManager(AgentLoopManagerTQ):
