@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 from algo.thinking import after_thinking, is_unclosed
@@ -36,12 +37,12 @@ class Rollout:
     text: str
     finished: bool
 
-    @property
+    @cached_property
     def answer(self) -> str:
         """What is judged: only what stands after the last `</think>`."""
         return after_thinking(self.text).strip()
 
-    @property
+    @cached_property
     def rule(self) -> Rule | None:
         """The rule that scores this rollout 0, if one does."""
         if not self.finished:

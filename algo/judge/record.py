@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Final
 
 from algo.asking.query import Exchange
@@ -45,6 +46,10 @@ class Setup:
     method_setup: Mapping[str, Any]
     """The method's own keys (`Method.setup`)."""
     endpoints: Sequence[Endpoint]
+
+    @cached_property
+    def roles(self) -> dict[str, dict[str, Any]]:
+        return {endpoint.role: _role(endpoint) for endpoint in self.endpoints}
 
     def __post_init__(self) -> None:
         if taken := COMMON_KEYS & self.method_setup.keys():
@@ -102,7 +107,7 @@ def _common(judgement: Judgement, setup: Setup) -> dict[str, Any]:
             for rollout in group.rollouts
         ],
         **setup.method_setup,
-        "roles": {endpoint.role: _role(endpoint) for endpoint in setup.endpoints},
+        "roles": setup.roles,
         "calls": [_call(exchange) for exchange in judgement.transcript],
     }
 
