@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from algo.errors import FailureKind
@@ -35,7 +36,13 @@ class Trials:
         """Have a server whose breaker is open tried, as `endpoint` asks it."""
         running = self._running.get(server)
         if server.breaker.is_open and (running is None or running.done()):
-            self._running[server] = asyncio.create_task(self._until_settled(server, endpoint))
+            task = asyncio.create_task(self._until_settled(server, endpoint))
+            task.add_done_callback(partial(self._ended, server))
+            self._running[server] = task
+
+    def _ended(self, server: Server, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._admission.trial_broke(server, error)
 
     async def aclose(self) -> None:
         running = list(self._running.values())
