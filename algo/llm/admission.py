@@ -16,14 +16,13 @@ import logging
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final
 
 from algo.errors import ConfigurationError, FailureKind, JudgeOutage
-from algo.llm.breaker import Breaker
 from algo.llm.endpoint import Endpoint
-from algo.llm.limits import AdaptiveLimit, Charge, RateWindow, Sent
+from algo.llm.limits import RateWindow
+from algo.llm.server import Entry, Permit, Server, Site
 from algo.llm.settings import LimitsSettings
 
 logger = logging.getLogger(__name__)
@@ -31,68 +30,6 @@ logger = logging.getLogger(__name__)
 # While a server is down its deadlines stand still, however close, so each is looked at again this
 # often: rarely enough to cost nothing with thousands waiting.
 _SHORTEST_WAIT_S: Final = 0.05
-
-
-class Site:
-    """One URL: how many requests it gets at once, whatever model they ask."""
-
-    def __init__(self, limits: LimitsSettings) -> None:
-        self.limit = AdaptiveLimit(limits.concurrency, limits.max_concurrency)
-
-    @property
-    def in_flight(self) -> int:
-        return self.limit.in_flight
-
-    @property
-    def is_full(self) -> bool:
-        return self.limit.is_full
-
-
-@dataclass(eq=False)
-class Permit:
-    """The right to send one request, given back by `Admission.replied`, `failed`, `doubted` or
-    `withdraw`."""
-
-    server: Server
-    sent: Sent
-    tokens: Charge
-
-    @property
-    def sent_at(self) -> float:
-        return self.sent.at
-
-
-@dataclass(order=True)
-class _Entry:
-    """A request in the queue; the lowest `rank` goes first, then the lowest `number`."""
-
-    rank: int
-    number: int
-    tokens: int = field(compare=False)
-    granted: asyncio.Future[Permit] = field(compare=False)
-
-
-class Server:
-    """One model at one URL, which fails as a whole: its queue, its breaker, and its URL's site."""
-
-    def __init__(
-        self, endpoint: Endpoint, site: Site, limits: LimitsSettings, rng: random.Random
-    ) -> None:
-        self.name = f"{endpoint.model} at {endpoint.base_url}"
-        self.site = site
-        self.breaker = Breaker(limits, rng)
-        self.queue: list[_Entry] = []
-        self.users = 0
-        self.settled = asyncio.Event()
-        """Set while it is known whether the server is down, or why nobody will find out."""
-        self.trial_error: BaseException | None = None
-        self.settled.set()
-
-    def head(self) -> _Entry | None:
-        """The next entry whose request still waits."""
-        while self.queue and self.queue[0].granted.done():
-            heapq.heappop(self.queue)
-        return self.queue[0] if self.queue else None
 
 
 class Deadline:
@@ -126,6 +63,7 @@ class Admission:
         self._waiting = 0
         self._alarm: asyncio.TimerHandle | None = None
         self._stopped: JudgeOutage | None = None
+        self._last_word: JudgeOutage | None = None
         self.peak_in_flight = 0
 
     def server(self, endpoint: Endpoint) -> Server:
@@ -156,7 +94,7 @@ class Admission:
     ) -> Permit | None:
         """Wait for a permit; `None` when the deadline passed first. Raises `JudgeOutage`."""
         if self._stopped is not None:
-            raise JudgeOutage(*self._stopped.args)
+            raise _again(self._stopped)
         if server.trial_error is not None:
             raise _broken_trial(server)
         if deadline.remaining() <= 0.0:
@@ -167,7 +105,7 @@ class Admission:
                 "raise it, or judge fewer groups at once"
             )
         granted: asyncio.Future[Permit] = asyncio.get_running_loop().create_future()
-        entry = _Entry(-priority, next(self._numbers), tokens, granted)
+        entry = Entry(-priority, next(self._numbers), tokens, granted)
         heapq.heappush(server.queue, entry)
         self._waiting += 1
         try:
@@ -176,7 +114,7 @@ class Admission:
         finally:
             self._waiting -= 1
 
-    async def _granted(self, entry: _Entry, deadline: Deadline) -> Permit | None:
+    async def _granted(self, entry: Entry, deadline: Deadline) -> Permit | None:
         try:
             while not entry.granted.done():
                 remaining = deadline.remaining()
@@ -196,7 +134,7 @@ class Admission:
         if server.trial_error is not None:
             raise _broken_trial(server)
         if self._stopped is not None and server.breaker.is_open:
-            raise JudgeOutage(*self._stopped.args)
+            raise _again(self._stopped)
 
     def replied(self, permit: Permit, tokens_used: int | None = None) -> None:
         """The server answered: with a reply, or with a fault that is about the request alone."""
@@ -283,9 +221,18 @@ class Admission:
         for server in self._servers.values():
             for entry in server.queue:
                 if not entry.granted.done():
-                    entry.granted.set_exception(JudgeOutage(*outage.args))
+                    entry.granted.set_exception(_again(outage))
             server.queue.clear()
             server.settled.set()
+
+    def drain(self, outage: JudgeOutage) -> None:
+        """Grant nothing any more; `stop` with `outage` once nothing is in flight.
+
+        So whoever is in flight ends as usual, before anybody learns of the end: what fails would
+        otherwise cancel requests of its group that are paid already.
+        """
+        self._last_word = outage
+        self._move()
 
     def close(self) -> None:
         if self._alarm is not None:
@@ -320,6 +267,11 @@ class Admission:
         """Grant every permit that is due, and set the alarm for the next moment one may be."""
         now = monotonic()
         self._declare_outages(now)
+        if self._last_word is not None:
+            if self._stopped is None and not self.in_flight():
+                self.stop(self._last_word)
+            self._set_alarm(now, None)
+            return
         for site in self._sites.values():
             site.limit.ramp(now)
         while (server := self._next_server(now)) is not None:
@@ -343,7 +295,7 @@ class Admission:
 
     def _next_server(self, now: float) -> Server | None:
         """The server whose head may go and ranks first."""
-        ready: list[tuple[_Entry, Server]] = []
+        ready: list[tuple[Entry, Server]] = []
         for server in self._servers.values():
             head = server.head()
             if head is None or server.breaker.is_open:
@@ -389,3 +341,8 @@ def _broken_trial(server: Server) -> RuntimeError:
     error = RuntimeError(f"the trial request to {server.name} ended: {server.trial_error!r}")
     error.__cause__ = server.trial_error
     return error
+
+
+def _again(outage: JudgeOutage) -> JudgeOutage:
+    """The same error anew: one raised in several tasks would mix their tracebacks."""
+    return type(outage)(*outage.args)

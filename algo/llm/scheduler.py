@@ -29,13 +29,14 @@ from time import monotonic
 from typing import Final, Self
 
 from algo.errors import FailureKind, JudgeFailure, JudgeOutage, RequestRejected
-from algo.llm.admission import Admission, Deadline, Server
+from algo.llm.admission import Admission, Deadline
 from algo.llm.breaker import backoff_s
 from algo.llm.endpoint import Endpoint, Reply, Request
 from algo.llm.failures import Failures
 from algo.llm.http.transport import Transport
 from algo.llm.http.wire import Fault
-from algo.llm.sending import Sender
+from algo.llm.sending import Books, Sender
+from algo.llm.server import Server
 from algo.llm.settings import LimitsSettings
 from algo.llm.trial import says_nothing
 from algo.llm.trials import Trials
@@ -96,6 +97,14 @@ class RequestScheduler:
         self._capped = 0
         self._at_work: set[asyncio.Task[object]] = set()
         self._closing = False
+
+    @property
+    def books(self) -> Books | None:
+        return self._sender.books
+
+    @books.setter
+    def books(self, books: Books) -> None:
+        self._sender.books = books
 
     async def __aenter__(self) -> Self:
         return self
@@ -170,6 +179,10 @@ class RequestScheduler:
         """End every waiting and every later request with `outage` (the quality gate closed)."""
         self._admission.stop(outage)
 
+    def drain(self, outage: JudgeOutage) -> None:
+        """Send nothing any more; once what is in flight has ended, `stop` with `outage`."""
+        self._admission.drain(outage)
+
     @property
     def stopped(self) -> JudgeOutage | None:
         return self._admission.stopped
@@ -179,8 +192,12 @@ class RequestScheduler:
         return await self._transport.models(endpoint, timeout_s)
 
     async def attempt(self, endpoint: Endpoint, request: Request, timeout_s: float) -> Reply:
-        """One attempt outside of limits, breaker and counters; raises its `Fault`."""
-        return await self._transport.send(endpoint, request, timeout_s, 1)
+        """A trial: one attempt outside of limits, breaker and counters; raises its `Fault`."""
+        reply = await self._transport.send(endpoint, request, timeout_s, 1)
+        if (books := self.books) is not None:
+            books.paid(endpoint, request, reply)
+            books.aside("trial", endpoint, request, reply)
+        return reply
 
     def drain_counters(self) -> dict[str, float]:
         """Retries by kind since the last call; requests waiting and in flight, and the peak of
@@ -249,6 +266,8 @@ class _Completion:
         await scheduler._admission.verdict(server)
         if reply is not None and self._failures.last_is_own:
             return reply  # what it lacks is not the server's fault
+        if reply is not None and scheduler.books is not None:
+            scheduler.books.aside("empty", self._endpoint, self._request, reply)
         raise fault
 
     def pause_s(self, attempt: int, fault: Fault) -> float:

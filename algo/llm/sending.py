@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Literal, Protocol
+
 from algo.errors import FailureKind
-from algo.llm.admission import Admission, Deadline, Permit
+from algo.llm.admission import Admission, Deadline
 from algo.llm.endpoint import Endpoint, Reply, Request
 from algo.llm.http.transport import Transport
 from algo.llm.http.wire import Fault
+from algo.llm.server import Permit
 from algo.llm.trial import says_nothing
 
 
+class Books(Protocol):
+    """Who keeps account of what is paid."""
+
+    def paid(self, endpoint: Endpoint, request: Request, reply: Reply) -> None:
+        """A reply came, whoever gets it."""
+
+    def aside(
+        self, kind: Literal["trial", "empty"], endpoint: Endpoint, request: Request, reply: Reply
+    ) -> None:
+        """No caller gets this reply: it is a trial's, or one without a word."""
+
+
 class Sender:
+    """Sends for one scheduler."""
+
     def __init__(self, admission: Admission, transport: Transport) -> None:
+        self.books: Books | None = None
         self._admission = admission
         self._transport = transport
 
@@ -41,6 +59,8 @@ class Sender:
         except BaseException:
             self._admission.withdraw(permit)
             raise
+        if self.books is not None:
+            self.books.paid(endpoint, request, reply)
         if says_nothing(reply):
             self._admission.doubted(permit, FailureKind.UNPARSEABLE, "a reply without a word")
         else:

@@ -13,10 +13,11 @@ from functools import partial
 from typing import Final
 
 from algo.errors import FailureKind
-from algo.llm.admission import Admission, Server
+from algo.llm.admission import Admission
 from algo.llm.breaker import TRIAL_EVERY_S
 from algo.llm.endpoint import Endpoint, Reply, Request
 from algo.llm.http.wire import Fault
+from algo.llm.server import Server
 from algo.llm.trial import first_accepted, says_nothing
 
 _SHORT_S: Final = 2.0
