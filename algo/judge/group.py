@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Literal
 
 from algo.thinking import after_thinking, is_unclosed
@@ -42,7 +43,7 @@ class Rollout:
     finished: bool
     thinks: bool = True
 
-    @property
+    @cached_property
     def answer(self) -> str:
         """What is judged: of a student that thinks, only what stands after the last `</think>`."""
         return (after_thinking(self.text) if self.thinks else self.text).strip()

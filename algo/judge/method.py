@@ -27,7 +27,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from statistics import fmean
 from time import perf_counter
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
@@ -108,7 +108,7 @@ class Judgement:
         """How long the judgement has taken so far."""
         return perf_counter() - self.started
 
-    @property
+    @cached_property
     def rules(self) -> tuple[Rule | None, ...]:
         """The rule that scores each rollout, None where a judge does."""
         return tuple(rollout.rule(self.unfinished) for rollout in self.group.rollouts)
