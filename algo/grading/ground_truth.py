@@ -6,8 +6,13 @@ be compared within `math_equivalence.LIMIT_S`. Which rule applies follows from t
 row's ``data_source``:
 
 - ``arithmetic``: the text ends in ``answer N``, digits compared exactly;
-- ``math``, ``dapo_math``, ``aime``, ``hmmt``: mathematical equality (`math_equivalence`);
+- ``math``, ``dapo_math``, ``aime``, ``hmmt``: mathematical equality (`math_equivalence`) of the
+  last answer that is marked, as their template asks: ``\boxed{34}``, or ``Answer: 34``;
+- ``number``: the same, and where nothing is marked the last number: for a template of your own
+  that asks for the number alone;
 - ``gpqa``: the letter of the last stated choice, such as ``Answer: C`` or ``\boxed{C}``.
+
+What counts as stated is `stated.py`'s part.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ from types import MappingProxyType
 
 from algo.errors import ConfigurationError
 from algo.grading.math_equivalence import equivalent
+from algo.grading.stated import last_number, stated_choice, stated_value, states_any
 from algo.thinking import after_thinking, is_unclosed
 
 _TAIL = 2000
@@ -43,9 +49,19 @@ def grade(data_source: str, solution_text: str, ground_truth: object) -> float:
     return float(rule(after_thinking(solution_text)[-_TAIL:], truth))
 
 
+def known_sources() -> tuple[str, ...]:
+    """The prefixes of ``data_source`` for which there is a rule."""
+    return tuple(_RULES)
+
+
 def can_grade(data_source: str) -> bool:
     """Whether `grade` knows a rule for rows of this data source."""
     return any(data_source.startswith(prefix) for prefix in _RULES)
+
+
+def needs_math_verify(data_source: str) -> bool:
+    """Whether the rule for rows of this data source compares mathematically."""
+    return _rule(data_source) in (_mathematics, _number)
 
 
 def _rule(data_source: str) -> Callable[[str, str], bool]:
@@ -63,26 +79,31 @@ def _arithmetic(final: str, truth: str) -> bool:
     return stated is not None and stated.group(1) == truth
 
 
-_CHOICE = re.compile(
-    r"\\boxed\{\s*(?:\\(?:text|mathrm|textbf|mathbf)\{)?\s*\(?([A-Ha-h])\)?\s*\}"
-    r"|\b(?i:answer|choice|option)\b(?:\s+is)?[\s:*_(\[$]*([A-H])\b"
-    r"|^[\s*_]*\(?([A-H])\)?[.\s*_]*$",
-    re.MULTILINE,
-)
+def _mathematics(final: str, truth: str) -> bool:
+    return _equal(stated_value(final), truth)
+
+
+def _number(final: str, truth: str) -> bool:
+    stated = stated_value(final) if states_any(final) else last_number(final)
+    return _equal(stated, truth)
+
+
+def _equal(stated: str | None, truth: str) -> bool:
+    return stated is not None and equivalent(f"\\boxed{{{stated}}}", truth)
 
 
 def _choice(final: str, truth: str) -> bool:
-    stated = [next(filter(None, groups)) for groups in _CHOICE.findall(final)]
-    return bool(stated) and stated[-1].upper() == truth.upper()
+    return stated_choice(final) == truth.upper()
 
 
 _RULES: MappingProxyType[str, Callable[[str, str], bool]] = MappingProxyType(
     {
         "arithmetic": _arithmetic,
-        "math": equivalent,
-        "dapo_math": equivalent,
-        "aime": equivalent,
-        "hmmt": equivalent,
+        "math": _mathematics,
+        "dapo_math": _mathematics,
+        "aime": _mathematics,
+        "hmmt": _mathematics,
+        "number": _number,
         "gpqa": _choice,
     }
 )
