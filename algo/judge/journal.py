@@ -3,7 +3,7 @@
 One sealed JSON line (`sealed_lines.py`) a record, in files `judgements-00000.jsonl`, `-00001`, ...
 rotated by size. One process writes to a folder, which a lock guarantees; a line torn by a crash is
 cut off when the folder is opened again. Records that arrive together share one fsync. What a record
-holds is `record.py`'s part.
+holds is `record.py`'s part. The answers of an evaluation are kept the same way, under another name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any, BinaryIO, Final
 from algo.errors import JournalError
 from algo.sealed_lines import BrokenLine, seal, unseal
 
-_PATTERN: Final = "judgements-*.jsonl"
+_STEM: Final = "judgements"
+_SETTING: Final = "ropd.journal_dir"
 _ROTATE_BYTES: Final = 256 << 20
 """A file that has grown past this is closed and a new one begun, so that an editor opens each."""
 
@@ -30,15 +31,24 @@ _Waiting = tuple[bytes, asyncio.Future[None]]
 class Journal:
     """The writer of one folder."""
 
-    def __init__(self, folder: Path, rotate_bytes: int = _ROTATE_BYTES) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        rotate_bytes: int = _ROTATE_BYTES,
+        *,
+        stem: str = _STEM,
+        setting: str = _SETTING,
+    ) -> None:
+        """`stem` begins the files' names; `setting` chose the folder, for errors."""
         self._folder = folder
+        self._stem = stem
         self._rotate_bytes = rotate_bytes
         self._pending: list[_Waiting] = []
         self._flusher: asyncio.Task[None] | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(folder / "lock")
-            files = journal_files(folder)
+            self._lock = _locked(folder / "lock", setting)
+            files = journal_files(folder, stem)
             if files:
                 _cut_torn_tail(files[-1])
             self._number = _number(files[-1]) if files else 0
@@ -46,7 +56,7 @@ class Journal:
         except OSError as error:
             raise JournalError(
                 f"cannot open the journal: {error.strerror}: {error.filename} "
-                "(set ropd.journal_dir to a folder that can be written)"
+                f"(set {setting} to a folder that can be written)"
             ) from None
 
     async def append(self, record: Mapping[str, Any]) -> None:
@@ -97,7 +107,7 @@ class Journal:
             self._lock.close()
 
     def _open(self) -> BinaryIO:
-        path = self._folder / f"judgements-{self._number:05d}.jsonl"
+        path = self._folder / f"{self._stem}-{self._number:05d}.jsonl"
         file = path.open("ab")
         folder = os.open(self._folder, os.O_RDONLY)
         try:
@@ -114,20 +124,20 @@ def _fail(lines: Sequence[_Waiting], message: str) -> None:
             written.set_exception(JournalError(message))
 
 
-def journal_files(folder: Path) -> list[Path]:
+def journal_files(folder: Path, stem: str = _STEM) -> list[Path]:
     """The folder's journal files in the order of writing."""
-    return sorted(folder.glob(_PATTERN), key=_number)
+    return sorted(folder.glob(f"{stem}-*.jsonl"), key=_number)
 
 
-def read_records(path: Path) -> Iterator[dict[str, Any]]:
+def read_records(path: Path, stem: str = _STEM) -> Iterator[dict[str, Any]]:
     """All records of a journal folder or of one file, in the order of writing.
 
     A torn last line of the last file (a writer that crashed, or still writes) is left out; any
     other damaged line raises `JournalError` with its place.
     """
-    files = journal_files(path) if path.is_dir() else [path]
+    files = journal_files(path, stem) if path.is_dir() else [path]
     if not files:
-        raise JournalError(f"no journal in {path}: it holds no {_PATTERN}")
+        raise JournalError(f"no journal in {path}: it holds no {stem}-*.jsonl")
     for file in files:
         try:
             with file.open("rb") as lines:
@@ -146,7 +156,7 @@ def _record(file: Path, number: int, line: bytes) -> dict[str, Any]:
         raise JournalError(f"{file}:{number}: the record is damaged: {error}") from None
 
 
-def _locked(path: Path) -> BinaryIO:
+def _locked(path: Path, setting: str) -> BinaryIO:
     file = path.open("ab")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -154,7 +164,7 @@ def _locked(path: Path) -> BinaryIO:
         file.close()
         raise JournalError(
             f"another process writes to the journal in {path.parent}: give each run its own "
-            "ropd.journal_dir, and keep reward.num_workers=1"
+            f"{setting} (in training, keep reward.num_workers=1)"
         ) from None
     return file
 

@@ -1,10 +1,10 @@
-"""An endpoint, what is asked of it, and the reply that comes back: values only."""
+"""An endpoint, what is asked of it, the reply that comes back, and who asks: values and a type."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import SecretStr
 
@@ -81,3 +81,11 @@ class Reply:
     cached_tokens: int | None
     latency_s: float
     attempts: int
+
+
+class RequestEngine(Protocol):
+    """What most callers need of a `RequestScheduler`."""
+
+    async def complete(self, endpoint: Endpoint, request: Request) -> Reply:
+        """One reply; raises `JudgeFailure` or `JudgeOutage`."""
+        ...
