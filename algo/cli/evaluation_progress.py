@@ -1,4 +1,4 @@
-"""The progress bar of an evaluation, and what ends one early."""
+"""The progress bars of an evaluation, and what ends one early."""
 
 from __future__ import annotations
 
@@ -84,4 +84,45 @@ class EvaluationProgress:
     ) -> None:
         if self._report is not None:
             self._show(self._report)
+        self._bar.stop()
+
+
+class DecisionProgress:
+    """Shows how many of a grader's decisions are there; ends when told to."""
+
+    def __init__(self, wanted: int) -> None:
+        self.stopped = ""
+        self._failed = 0
+        self._bar = Progress(
+            TextColumn("decisions"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._task = self._bar.add_task("judge", total=wanted, note="")
+
+    def stop(self, reason: str) -> None:
+        """Ask for no further decision; those in flight are waited for and stored."""
+        self.stopped = reason
+
+    def decided(self, failed: bool) -> None:
+        self._failed += failed
+        note = f"{self._failed} failed" if self._failed else ""
+        self._bar.update(self._task, advance=1, note=note)
+
+    def may_go_on(self) -> bool:
+        return not self.stopped
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._bar.stop()

@@ -93,7 +93,7 @@ async def ask(
             for _ in range(min(concurrency, len(wanted))):
                 tasks.create_task(run.work())
     except* RopdError as failures:
-        raise _first(failures) from None
+        raise first_error(failures) from None
     return run.report
 
 
@@ -157,6 +157,7 @@ def _answer(reply: Reply) -> Answer:
     )
 
 
-def _first(failures: BaseExceptionGroup[Exception]) -> Exception:
+def first_error(failures: BaseExceptionGroup[Exception]) -> Exception:
+    """The first exception of a group, however deep it lies."""
     first = failures.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+    return first_error(first) if isinstance(first, BaseExceptionGroup) else first

@@ -16,6 +16,9 @@ from algo.data.prompt_file import PromptRow, read_prompts
 from algo.errors import ConfigurationError
 from algo.grading.ground_truth import can_grade
 
+JUDGED = ("healthbench",)
+"""Data sources whose answers a grader judges, by criteria in place of a right answer."""
+
 
 @dataclass(frozen=True)
 class EvalProblem:
@@ -70,7 +73,7 @@ def _read(name: str, path: Path) -> list[EvalProblem]:
 
 def _problem(name: str, path: Path, prompt: PromptRow) -> EvalProblem:
     source, truth = prompt.data_source or "", (prompt.ground_truth or "").strip()
-    if not truth or not can_grade(source):
+    if not truth or not (can_grade(source) or source in JUDGED):
         fault = "no ground truth" if not truth else f"data_source {source!r}, which no rule grades"
         raise ConfigurationError(
             f"{path}, row {prompt.row}: {fault}; `ropd data check --validation {path}` lists all "

@@ -21,7 +21,11 @@ from algo.evaluation.statistics import Interval, PairedDifference, compare, holm
 RESULTS_SCHEMA: Final = "ropd.eval_results.v1"
 RESULTS_FILE: Final = "results.json"
 _MUST_AGREE: Final = ("temperature", "top_p", "max_tokens", "extra_body", "reasoning_effort")
-_NAMED: Final = {Outcome.WRONG: "wrong", Outcome.NO_ANSWER: "no answer", Outcome.CUT_OFF: "cut off"}
+_NAMED: Final = {
+    Outcome.NO_ANSWER: "no answer",
+    Outcome.CUT_OFF: "cut off",
+    Outcome.UNGRADED: "not judged (`ropd eval judge`)",
+}
 
 
 def write_results(folder: Path, protocol: Protocol, results: Sequence[SetResult]) -> Path:
@@ -87,7 +91,7 @@ def _denominator(figures: Mapping[str, Any]) -> str:
     parts += [
         f"{figures['outcomes'][outcome]} {said}"
         for outcome, said in _NAMED.items()
-        if outcome is not Outcome.WRONG and figures["outcomes"][outcome]
+        if figures["outcomes"][outcome]
     ]
     failures: Mapping[str, int] = figures["failures"]
     if failures:
@@ -107,6 +111,10 @@ def _details(figures: Mapping[str, Any]) -> Iterator[str]:
         parts.append(f"{figures['mean_tokens']:,.0f} tokens an answer")
     if parts:
         yield f"  {', '.join(parts)}"
+    if figures["by_tag"]:
+        tags = (f"{tag} {percent(score)}" for tag, score in figures["by_tag"].items())
+        yield f"  {', '.join(tags)}"
+        yield "  by a grader prompt of this project: no standard HealthBench score, nor the paper's"
 
 
 def percent(share: float) -> str:

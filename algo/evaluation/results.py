@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from statistics import fmean
 
+from algo.evaluation.healthbench import criteria_of, health_score, scores_by_tag
 from algo.evaluation.log import Answer, Held, Sample
 from algo.evaluation.problems import EvalProblem
 from algo.evaluation.statistics import (
@@ -36,6 +37,10 @@ class Outcome(StrEnum):
     WRONG = "wrong"
     NO_ANSWER = "no_answer"
     """Nothing in it is stated as the answer."""
+    GRADED = "graded"
+    """A HealthBench reply with all its criteria decided; its score is no yes or no."""
+    UNGRADED = "ungraded"
+    """One with criteria that nobody has decided; it has no score."""
     CUT_OFF = "cut_off"
     """It reached `max_tokens`, or its thinking never ended: nothing in it is a final answer."""
 
@@ -45,17 +50,16 @@ class Graded:
     """One sample's outcome.
 
     `stated` is its final answer in a form that is equal for equal answers, None for none; `tokens`
-    are those of the whole answer, None where they are not known.
+    are those of the whole answer, None where they are not known; `by_tag` are the scores of a
+    HealthBench reply's axes and themes.
     """
 
     sample: Sample
     outcome: Outcome
+    score: float | None
     stated: str | None
     tokens: int | None
-
-    @property
-    def score(self) -> float:
-        return 1.0 if self.outcome is Outcome.RIGHT else 0.0
+    by_tag: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,8 @@ class SetResult:
     majority: float | None
     """The mean score of what most samples of a problem state, over the same problems."""
     mean_tokens: float | None
+    by_tag: Mapping[str, float]
+    """Of HealthBench: the mean score by axis and theme, clipped to [0, 1]."""
     by_problem: Mapping[str, float]
     """The mean score of each answered problem, by its key."""
 
@@ -97,26 +103,43 @@ class SetResult:
         return sum(self.failures.values())
 
 
-def grade_all(held: Held) -> list[Graded]:
-    """The outcome of every stored answer, in the order of storing. Blocks as `read_answer` does."""
+def grade_all(held: Held, decided: Mapping[Sample, tuple[bool, ...] | None]) -> list[Graded]:
+    """The outcome of every stored answer, in the order of storing. Blocks as `read_answer` does.
+
+    `decided` has the HealthBench replies (`judging.decided_samples`).
+    """
 
     def graded(sample: Sample) -> Graded:
         answer = held.answers[sample]
-        outcome, stated = _read(held.problems[sample.set][sample.key], answer)
-        return Graded(sample, outcome, stated, answer.completion_tokens)
+        problem = held.problems[sample.set][sample.key]
+        if is_cut_off(answer):
+            return Graded(sample, Outcome.CUT_OFF, 0.0, None, answer.completion_tokens)
+        if sample in decided:
+            return _judged(sample, problem, decided[sample], answer.completion_tokens)
+        right, stated = read_answer(problem.data_source, answer.text, problem.truth)
+        outcome = Outcome.RIGHT if right else Outcome.WRONG
+        if stated is None:
+            outcome = Outcome.NO_ANSWER
+        return Graded(sample, outcome, float(right), stated, answer.completion_tokens)
 
     # Mathematical rules wait for processes of their own, which compare side by side.
     with ThreadPoolExecutor(MOST_PROCESSES) as threads:
         return list(threads.map(graded, held.answers))
 
 
-def _read(problem: EvalProblem, answer: Answer) -> tuple[Outcome, str | None]:
-    if answer.finish_reason == CUT_OFF or is_unclosed(answer.text):
-        return Outcome.CUT_OFF, None
-    right, stated = read_answer(problem.data_source, answer.text, problem.truth)
-    if stated is None:
-        return Outcome.NO_ANSWER, None
-    return Outcome.RIGHT if right else Outcome.WRONG, stated
+def is_cut_off(answer: Answer) -> bool:
+    """Whether an answer reached its limit, or its thinking never ended."""
+    return answer.finish_reason == CUT_OFF or is_unclosed(answer.text)
+
+
+def _judged(
+    sample: Sample, problem: EvalProblem, met: tuple[bool, ...] | None, tokens: int | None
+) -> Graded:
+    if met is None:
+        return Graded(sample, Outcome.UNGRADED, None, None, tokens)
+    criteria = criteria_of(problem)
+    score, by_tag = health_score(criteria, met), scores_by_tag(criteria, met)
+    return Graded(sample, Outcome.GRADED, score, None, tokens, by_tag)
 
 
 def set_results(held: Held, graded: Iterable[Graded], samples: int) -> list[SetResult]:
@@ -132,14 +155,19 @@ def _set_result(held: Held, name: str, rows: Sequence[Graded], samples: int) -> 
     by_problem: dict[str, list[Graded]] = {}
     for each in rows:
         by_problem.setdefault(each.sample.key, []).append(each)
-    scores = {key: [each.score for each in own] for key, own in by_problem.items()}
+    scores = {
+        key: known
+        for key, own in by_problem.items()
+        if (known := [each.score for each in own if each.score is not None])
+    }
     failures = Counter(
         failure.kind
         for sample, failure in held.failures.items()
         if sample.set == name and sample.number < samples
     )
     means = {key: fmean(own) for key, own in scores.items()}
-    whole = [own for own in by_problem.values() if len(own) == samples]
+    judged = any(each.outcome in (Outcome.GRADED, Outcome.UNGRADED) for each in rows)
+    whole = [own for own in by_problem.values() if len(own) == samples and not judged]
     tokens = [each.tokens for each in rows if each.tokens is not None]
     problems = len(held.problems[name])
     return SetResult(
@@ -150,7 +178,7 @@ def _set_result(held: Held, name: str, rows: Sequence[Graded], samples: int) -> 
         outcomes={outcome: sum(r.outcome is outcome for r in rows) for outcome in Outcome},
         failures=dict(sorted(failures.items())),
         missing=problems * samples - len(rows) - failures.total(),
-        score=mean_interval(list(means.values())) if means else None,
+        score=_interval(list(means.values()), clipped=judged) if means else None,
         sampling_error=sampling_error(list(scores.values())),
         pass_at={
             k: fmean(pass_at(k, samples, _right(own)) for own in whole)
@@ -159,8 +187,34 @@ def _set_result(held: Held, name: str, rows: Sequence[Graded], samples: int) -> 
         },
         majority=fmean(map(_majority, whole)) if whole else None,
         mean_tokens=fmean(tokens) if tokens else None,
+        by_tag=_by_tag(rows),
         by_problem=means,
     )
+
+
+def _interval(means: Sequence[float], *, clipped: bool) -> Interval:
+    interval = mean_interval(means)
+    if not clipped:
+        return interval
+    low, high = interval.low, interval.high
+    return replace(
+        interval,
+        mean=_clipped(interval.mean),
+        low=None if low is None else _clipped(low),
+        high=None if high is None else _clipped(high),
+    )
+
+
+def _clipped(score: float) -> float:
+    return min(1.0, max(0.0, score))
+
+
+def _by_tag(rows: Sequence[Graded]) -> dict[str, float]:
+    scores: dict[str, list[float]] = {}
+    for each in rows:
+        for tag, score in each.by_tag.items():
+            scores.setdefault(tag, []).append(score)
+    return {tag: _clipped(fmean(own)) for tag, own in sorted(scores.items())}
 
 
 def _right(answers: Sequence[Graded]) -> int:
@@ -168,7 +222,7 @@ def _right(answers: Sequence[Graded]) -> int:
 
 
 def _majority(answers: Sequence[Graded]) -> float:
-    return majority([(each.stated, each.score) for each in answers])
+    return majority([(each.stated, each.score or 0.0) for each in answers])
 
 
 def _powers(samples: int) -> list[int]:

@@ -48,6 +48,27 @@ class EvaluationLimitsSettings(LimitsSettings):
         raise ValueError("give --concurrency")
 
 
+class GraderSettings(RoleSettings):
+    """How the grader of HealthBench replies is asked."""
+
+    api_key_env: str | None = None
+    """The NAME of the variable that holds the key; `null` for an endpoint that asks for none."""
+    temperature: float | None = Field(default=0.0, ge=0.0)
+    """`null` leaves the endpoint's default."""
+
+    @field_validator("model", "base_url")
+    @classmethod
+    def _given_by_a_flag(cls, value: str | None) -> str | None:
+        raise ValueError("give --model and --base-url")
+
+
+class JudgingSettings(Settings):
+    """What `ropd eval judge` is told beside its flags."""
+
+    grader: GraderSettings = GraderSettings()
+    limits: EvaluationLimitsSettings = EvaluationLimitsSettings()
+
+
 class EvaluationSettings(Settings):
     model: ModelSettings = ModelSettings()
     limits: EvaluationLimitsSettings = EvaluationLimitsSettings()

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from algo.testing import FakeOpenAI
+from tests.builders.patience import patience
 from tests.builders.teaching import environment
 
 
@@ -35,7 +36,12 @@ def command(*words: str) -> list[str]:
 
 def evaluate(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(*words), env=environment(), capture_output=True, text=True, timeout=120, check=False
+        command(*words),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=patience(120),
+        check=False,
     )
 
 

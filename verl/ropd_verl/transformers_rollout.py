@@ -1,19 +1,16 @@
 """The ``transformers`` rollout backend: verl's rollout replica on plain Hugging Face generation.
 
 For CPUs and for machines where vLLM cannot be had. One replica is one Ray actor with its own
-copy of the model; requests that arrive together are generated as one batch, weights are
-updated in place between batches, and a pause (colocated async training) returns what was
-generated so far so that verl's client resumes it under the new weights. Tensor parallelism,
-multi-modal input and unmerged LoRA adapters are not offered, and say so.
+copy of the model; requests join the batch that runs, weights are updated in place while none does,
+and a pause (colocated async training) returns what was generated so far so that verl's client
+resumes it under the new weights. Tensor parallelism, multi-modal input and unmerged LoRA adapters
+are not offered, and say so.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -24,25 +21,15 @@ from verl.workers.config import HFModelConfig
 from verl.workers.rollout.base import BaseRollout
 from verl.workers.rollout.replica import RolloutReplica, TokenOutput
 
-from ropd_verl.cpu.generation import Completion, GenerationRequest, eos_token_ids, generate
+from ropd_verl.cpu.cache import require_keys_and_values
+from ropd_verl.cpu.generation import GenerationRequest, RunningBatch, eos_token_ids
+from ropd_verl.cpu.generation_loop import GenerationLoop
 from ropd_verl.cpu.sampling import SamplingParams
-
-# A batch closes when no request has come for the first time, or after the second in all: n
-# rollouts of a step arrive within milliseconds of each other, and a straggler would otherwise
-# wait for a whole batch.
-_QUIET_S = 0.02
-_GATHER_S = 0.25
 
 
 def server_name(replica_rank: int) -> str:
     """Ray name of a replica's server, within the run's namespace."""
     return f"ropd_transformers_server_{replica_rank}"
-
-
-@dataclass(frozen=True)
-class _Pending:
-    request: GenerationRequest
-    done: asyncio.Future[Completion]
 
 
 class TransformersServer:
@@ -55,19 +42,17 @@ class TransformersServer:
         self._model = AutoModelForCausalLM.from_pretrained(
             model.local_path, dtype=torch.float32, trust_remote_code=model.trust_remote_code
         ).eval()
+        require_keys_and_values(self._model)
         self._parameters = dict(self._model.named_parameters())
-        self._eos = eos_token_ids(self._model.generation_config, model.tokenizer)
         self._response_length = rollout_config.response_length
-        self._max_batch = rollout_config.max_num_seqs
         self._max_context = self._model.config.max_position_embeddings
-        self._rng = torch.Generator().manual_seed(rollout_config.seed + replica_rank)
         self._global_steps: int | None = None
-        self._queue: asyncio.Queue[_Pending] = asyncio.Queue()
-        self._loop_task: asyncio.Task[None] | None = None
-        self._weights = asyncio.Lock()
-        self._open = asyncio.Event()
-        self._open.set()
-        self._stop = threading.Event()
+        batch = RunningBatch(
+            self._model,
+            eos_token_ids=eos_token_ids(self._model.generation_config, model.tokenizer),
+            shared_rng=torch.Generator().manual_seed(rollout_config.seed + replica_rank),
+        )
+        self._loop = GenerationLoop(batch, max_rows=rollout_config.max_num_seqs)
 
     # -- generation ---------------------------------------------------------------------
 
@@ -93,13 +78,7 @@ class TransformersServer:
         params = SamplingParams.from_request(
             sampling_params, default_max_tokens=min(self._response_length, room)
         )
-        pending = _Pending(
-            GenerationRequest(list(prompt_ids), params), asyncio.get_running_loop().create_future()
-        )
-        if self._loop_task is None:
-            self._loop_task = asyncio.create_task(self._serve())
-        self._queue.put_nowait(pending)
-        completion = await pending.done
+        completion = await self._loop.generate(GenerationRequest(list(prompt_ids), params))
         extra: dict[str, Any] = {"global_steps": self._global_steps}
         if completion.prompt_ids is not None:
             extra["prompt_ids"] = completion.prompt_ids
@@ -111,53 +90,11 @@ class TransformersServer:
             extra_fields=extra,
         )
 
-    async def _serve(self) -> None:
-        while True:
-            batch = await self._next_batch()
-            await self._open.wait()
-            async with self._weights:
-                await self._run(batch)
-
-    async def _next_batch(self) -> list[_Pending]:
-        batch = [await self._queue.get()]
-        loop = asyncio.get_running_loop()
-        closes = loop.time() + _GATHER_S
-        while len(batch) < self._max_batch:
-            patience = min(_QUIET_S, closes - loop.time())
-            if patience <= 0:
-                break
-            try:
-                batch.append(await asyncio.wait_for(self._queue.get(), patience))
-            except TimeoutError:
-                break
-        return batch
-
-    async def _run(self, batch: list[_Pending]) -> None:
-        loop = asyncio.get_running_loop()
-
-        def report(index: int, completion: Completion) -> None:
-            loop.call_soon_threadsafe(_resolve, batch[index].done, completion)
-
-        try:
-            await asyncio.to_thread(
-                generate,
-                self._model,
-                [pending.request for pending in batch],
-                eos_token_ids=self._eos,
-                shared_rng=self._rng,
-                on_finished=report,
-                should_stop=self._stop.is_set,
-            )
-        except Exception as error:  # noqa: BLE001 - every waiting caller must learn of it
-            for pending in batch:
-                if not pending.done.done():
-                    pending.done.set_exception(error)
-
     # -- weights and lifecycle, called by verl's checkpoint engine ----------------------------
 
     async def update_weights(self, weights: list[tuple[str, torch.Tensor]]) -> None:
-        """Copy a part of the trained weights into the model; waits for a running batch."""
-        async with self._weights:
+        """Copy a part of the trained weights into the model, once nothing runs."""
+        async with self._loop.idle():
             with torch.no_grad():
                 for name, value in weights:
                     if name in self._parameters:
@@ -173,15 +110,12 @@ class TransformersServer:
         self._global_steps = global_steps
 
     async def abort_all_requests(self, reject_request: bool = False) -> None:
-        """Pause: end the running batch with what it has, hold new requests until resumed."""
-        self._open.clear()
-        self._stop.set()
-        async with self._weights:  # the running batch notices within one token
-            self._stop.clear()
+        """Pause: end what runs with what it has, hold what waits and what comes until resumed."""
+        self._loop.pause()
 
     async def resume_generation(self) -> None:
         """End of a pause."""
-        self._open.set()
+        self._loop.resume()
 
     async def wake_up(self, **_: Any) -> None:
         """Nothing sleeps here: the model stays in memory."""
@@ -190,13 +124,13 @@ class TransformersServer:
         """Nothing to release on this backend."""
 
     async def clear_kv_cache(self) -> None:
-        """The cache lives only as long as its batch."""
+        """Nothing in the cache outlives its request."""
 
     async def release_kv_cache(self) -> None:
-        """The cache lives only as long as its batch."""
+        """Nothing in the cache outlives its request."""
 
     async def resume_kv_cache(self) -> None:
-        """The cache lives only as long as its batch."""
+        """Nothing in the cache outlives its request."""
 
     async def start_profile(self, **_: Any) -> None:
         """Not profiled."""
@@ -284,8 +218,3 @@ def _buckets(
             bucket, size = [], 0
     if bucket:
         yield bucket
-
-
-def _resolve(future: asyncio.Future[Completion], completion: Completion) -> None:
-    if not future.done():
-        future.set_result(completion)

@@ -17,6 +17,7 @@ import pytest
 from algo.evaluation.log import read_evaluation
 from algo.testing import FakeOpenAI, FaultKind, Reply, Request
 from tests.builders.evaluating import command, evaluate, run_words, write_set
+from tests.builders.patience import patience, wait_until
 from tests.builders.teaching import environment
 
 RIGHT_OF_FOUR = {"one": 1, "two": 2, "three": 3, "four": 4}
@@ -25,6 +26,10 @@ QUICK = ("limits.backoff_s=0.01", "limits.max_backoff_s=0.02", "limits.retries.t
 
 def figures(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "results.json").read_text())["sets"]["own"]
+
+
+def outcomes(folder: Path) -> dict[str, int]:
+    return {outcome: count for outcome, count in figures(folder)["outcomes"].items() if count}
 
 
 def by_question(folder: Path) -> dict[str, float]:
@@ -65,7 +70,7 @@ def test_scores_intervals_and_pass_at_k(file: Path, tmp_path: Path) -> None:
         "4": 1.0,
     }
     assert own["majority"] == (0 + 0.5 + 1 + 1) / 4
-    assert own["outcomes"] == {"right": 10, "wrong": 6, "no_answer": 0, "cut_off": 0}
+    assert outcomes(tmp_path / "out") == {"right": 10, "wrong": 6}
     assert "62.5 % ± 51.4" in done.stdout
     assert "4/4 problems, 16/16 answers" in done.stdout
 
@@ -134,7 +139,7 @@ def test_what_is_no_final_answer_scores_zero_and_is_counted_apart(tmp_path: Path
     assert {question for question, mean in by_question(tmp_path / "out").items() if mean} == {
         "thought, then right"
     }
-    assert figures(tmp_path / "out")["outcomes"] == {
+    assert outcomes(tmp_path / "out") == {
         "right": 4,
         "wrong": 4,
         "no_answer": 4,
@@ -324,13 +329,13 @@ def test_ten_kills_lose_nothing_and_ask_little_again(tmp_path: Path) -> None:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-            deadline = time.monotonic() + 60
-            while sum(endpoint.requests.values()) == before and process.poll() is None:
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            wait_until(
+                lambda: sum(endpoint.requests.values()) > before or process.poll() is not None,  # noqa: B023
+                60,
+            )
             time.sleep(rng.uniform(0.0, 0.3))
             os.kill(process.pid, signal.SIGKILL)
-            process.wait(30)
+            process.wait(patience(30))
         assert evaluate(*words).returncode == 0
         asked = sum(endpoint.requests.values())
         assert evaluate(*run_words(endpoint, file, tmp_path / "calm", *extra)).returncode == 0

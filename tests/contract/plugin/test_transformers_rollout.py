@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from verl.workers.rollout.replica import TokenOutput
 from examples.arithmetic.student import WarmStart, build_model, build_tokenizer
 from ropd_verl import transformers_rollout
 from ropd_verl.config import compose_config
-from ropd_verl.cpu.generation import Completion, eos_token_ids
+from ropd_verl.cpu.generation import RunningBatch, eos_token_ids
 from ropd_verl.transformers_rollout import TransformersReplica, TransformersServer
+from tests.builders.patience import patience
 
 RECIPE = WarmStart(hidden_size=32, layers=2)
 PROMPT = [5, 6, 7, 8]
@@ -42,21 +42,30 @@ async def generate(server: TransformersServer, **params: Any) -> TokenOutput:
     return await server.generate("r", prompt_ids=PROMPT, sampling_params=params)
 
 
-async def test_requests_that_arrive_together_are_one_batch(
+async def running_in(server: TransformersServer) -> None:
+    """Until something has joined the batch."""
+    for _ in range(1000):
+        if len(server._loop._batch):
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("nothing joined")
+
+
+async def test_requests_that_arrive_together_run_together(
     server: TransformersServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batches: list[int] = []
-    real = transformers_rollout.generate
+    running: list[int] = []
+    step = RunningBatch.step
 
-    def counting(model: Any, requests: Any, **options: Any) -> None:
-        batches.append(len(requests))
-        real(model, requests, **options)
+    def counting(batch: RunningBatch) -> Any:
+        running.append(len(batch))
+        return step(batch)
 
-    monkeypatch.setattr(transformers_rollout, "generate", counting)
+    monkeypatch.setattr(RunningBatch, "step", counting)
     outputs = await asyncio.gather(
         *(generate(server, seed=i, max_tokens=3 + i, temperature=1.0) for i in range(6))
     )
-    assert batches == [6]
+    assert max(running) == 6
     for i, output in enumerate(outputs):
         assert 1 <= len(output.token_ids) <= 3 + i
         assert output.log_probs is not None
@@ -96,29 +105,44 @@ async def test_unknown_weights_are_refused(server: TransformersServer) -> None:
         await server.update_weights([("model.nothing", torch.zeros(1))])
 
 
-async def test_a_pause_returns_what_there_is_and_holds_what_comes(
-    server: TransformersServer, monkeypatch: pytest.MonkeyPatch
+async def test_new_weights_wait_for_what_runs_and_hold_what_comes(
+    server: TransformersServer,
 ) -> None:
-    def endless(_: Any, requests: Any, *, on_finished: Any, should_stop: Any, **__: Any) -> None:
-        while not should_stop():
-            time.sleep(0.01)
-        on_finished(0, Completion([1, 2], [0.0, 0.0], "aborted"))
+    """Every answer is of one set of weights, whatever comes while they are sent."""
+    alone = [await generate(server, seed=i, max_tokens=40) for i in range(3)]
+    running = [asyncio.create_task(generate(server, seed=i, max_tokens=40)) for i in range(3)]
+    await running_in(server)
+    torch.manual_seed(1)
+    other = list(build_model(RECIPE).state_dict().items())
+    update = asyncio.create_task(server.update_weights(other))
+    await asyncio.sleep(0)
+    later = asyncio.create_task(generate(server, seed=0, max_tokens=40))
+    await update
+    await server.set_global_steps(7)
+    for before, cut in zip(alone, await asyncio.gather(*running), strict=True):
+        assert cut.token_ids == before.token_ids
+        assert cut.extra_fields["global_steps"] is None
+    after = await later
+    assert after.extra_fields["global_steps"] == 7
+    assert after.token_ids == (await generate(server, seed=0, max_tokens=40)).token_ids
 
-    real = transformers_rollout.generate
-    monkeypatch.setattr(transformers_rollout, "generate", endless)
-    running = asyncio.create_task(generate(server))
-    await asyncio.sleep(0.1)
-    assert not running.done()
-    await asyncio.wait_for(server.abort_all_requests(), 10)
+
+async def test_a_pause_returns_what_there_is_and_holds_what_comes(
+    server: TransformersServer,
+) -> None:
+    whole = await generate(server, seed=4, temperature=0.0, max_tokens=400)
+    running = asyncio.create_task(generate(server, seed=4, temperature=0.0, max_tokens=400))
+    await running_in(server)
+    await asyncio.wait_for(server.abort_all_requests(), patience(10))
     cut = await running
-    assert (cut.token_ids, cut.stop_reason) == ([1, 2], "aborted")
+    assert cut.stop_reason == "aborted"
+    assert cut.token_ids == whole.token_ids[: len(cut.token_ids)]
 
-    monkeypatch.setattr(transformers_rollout, "generate", real)
     held = asyncio.create_task(generate(server, max_tokens=2))
     done, _ = await asyncio.wait([held], timeout=0.5)
     assert not done
     await server.resume_generation()
-    assert (await asyncio.wait_for(held, 10)).stop_reason == "completed"
+    assert (await asyncio.wait_for(held, patience(10))).stop_reason == "completed"
 
 
 async def test_what_cannot_be_served_is_said(server: TransformersServer) -> None:
@@ -134,7 +158,7 @@ async def test_a_mistake_in_generation_reaches_every_caller(
     def broken(*_: Any, **__: Any) -> None:
         raise ArithmeticError("broken")
 
-    monkeypatch.setattr(transformers_rollout, "generate", broken)
+    monkeypatch.setattr(RunningBatch, "step", broken)
     outcomes = await asyncio.gather(*(generate(server) for _ in range(3)), return_exceptions=True)
     assert [type(o) for o in outcomes] == [ArithmeticError] * 3
 

@@ -13,6 +13,10 @@ from typing import Any
 
 import torch
 
+# Seeds lie below this: what a signed 64-bit integer holds.
+_SEEDS = (1 << 63) - 1
+_GOLDEN = -0x61C8864680B583EB
+
 # Requested by verl or by OpenAI-style clients, and without effect on a full-vocabulary sampler.
 _NO_EFFECT = frozenset({"logprobs", "detokenize", "skip_special_tokens"})
 _ONLY_DEFAULT = {
@@ -70,59 +74,115 @@ class SamplingParams:
         return cls(max_tokens=int(limits[0]) if limits else default_max_tokens, **values)
 
 
-def sampling_log_probs(logits: torch.Tensor, params: Sequence[SamplingParams]) -> torch.Tensor:
+@dataclass(frozen=True)
+class RowSampling:
+    """The sampling parameters of a batch's rows, one tensor a parameter, shape ``(rows,)``."""
+
+    temperature: torch.Tensor
+    top_p: torch.Tensor
+    top_k: torch.Tensor
+    seed: torch.Tensor
+
+    @classmethod
+    def of(cls, params: Sequence[SamplingParams], shared: torch.Generator) -> RowSampling:
+        """Those of ``params``; a row without a seed takes one from ``shared``."""
+        drawn = torch.randint(_SEEDS, (len(params),), generator=shared)
+        own = [(row, p.seed % _SEEDS) for row, p in enumerate(params) if p.seed is not None]
+        for row, seed in own:
+            drawn[row] = seed
+        return cls(
+            torch.tensor([p.temperature for p in params], dtype=torch.float32),
+            torch.tensor([p.top_p for p in params], dtype=torch.float32),
+            torch.tensor([p.top_k for p in params]),
+            drawn,
+        )
+
+    def followed_by(self, other: RowSampling) -> RowSampling:
+        """These rows, then those of ``other``."""
+        return RowSampling(*map(torch.cat, zip(_columns(self), _columns(other), strict=True)))
+
+    def rows(self, index: torch.Tensor) -> RowSampling:
+        """The rows at ``index``, in that order."""
+        return RowSampling(*(column[index] for column in _columns(self)))
+
+
+def _columns(rows: RowSampling) -> tuple[torch.Tensor, ...]:
+    return rows.temperature, rows.top_p, rows.top_k, rows.seed
+
+
+def sampling_log_probs(logits: torch.Tensor, rows: RowSampling) -> torch.Tensor:
     """Log-probabilities of the distribution that each row is sampled from.
 
     Args:
-        logits: raw scores, shape ``(batch, vocabulary)``.
-        params: one entry a row.
+        logits: raw scores, shape ``(rows, vocabulary)``.
+        rows: how each row is sampled.
 
     Returns:
         Same shape; filtered tokens are ``-inf``; a greedy row is a point mass (0 at its argmax).
     """
-    temperatures = logits.new_tensor([p.temperature for p in params])
-    scaled = logits.float() / temperatures.clamp(min=1e-8).where(temperatures > 0, 1.0)[:, None]
-    if any(p.top_k > 0 or p.top_p < 1.0 for p in params):
-        scaled = _filtered(scaled, params)
+    temperature = rows.temperature[:, None]
+    greedy = temperature == 0
+    scaled = logits.float() / temperature.clamp(min=1e-8).masked_fill(greedy, 1.0)
+    if (rows.top_k > 0).any() or (rows.top_p < 1.0).any():
+        scaled = _filtered(scaled, rows)
     log_probs = scaled.log_softmax(dim=-1)
-    greedy = temperatures == 0
     if greedy.any():
         point_mass = torch.full_like(log_probs, -torch.inf)
         point_mass.scatter_(1, logits.argmax(dim=-1, keepdim=True), 0.0)
-        log_probs = torch.where(greedy[:, None], point_mass, log_probs)
+        log_probs = torch.where(greedy, point_mass, log_probs)
     return log_probs
 
 
-def _filtered(scaled: torch.Tensor, params: Sequence[SamplingParams]) -> torch.Tensor:
+def _filtered(scaled: torch.Tensor, rows: RowSampling) -> torch.Tensor:
     vocabulary = scaled.shape[-1]
-    top_k = torch.tensor([p.top_k if 0 < p.top_k < vocabulary else vocabulary for p in params])
-    top_p = torch.tensor([p.top_p for p in params], dtype=scaled.dtype)
+    top_k = torch.where(rows.top_k > 0, rows.top_k, vocabulary)
     ordered, order = scaled.sort(dim=-1, descending=True, stable=True)
     rank = torch.arange(vocabulary)
     ordered = ordered.masked_fill(rank >= top_k[:, None], -torch.inf)
     probabilities = ordered.softmax(dim=-1)
     # A token stays when the mass before it has not reached top_p, so the likeliest always stays.
     before = probabilities.cumsum(dim=-1) - probabilities
-    ordered = ordered.masked_fill((before >= top_p[:, None]) & (rank > 0), -torch.inf)
+    ordered = ordered.masked_fill((before >= rows.top_p[:, None]) & (rank > 0), -torch.inf)
     return torch.empty_like(ordered).scatter_(1, order, ordered)
 
 
-def draw(
-    log_probs: torch.Tensor,
-    generators: Sequence[torch.Generator | None],
-    shared: torch.Generator,
-) -> torch.Tensor:
-    """Draw one token a row with the exponential-race form of categorical sampling.
+def draw(log_probs: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """One token a row, by the inverse of its cumulative distribution.
 
-    A row with a generator of its own gets the same tokens whatever else is in its batch;
-    the other rows share ``shared``. Returns token ids, shape ``(batch,)``.
+    Args:
+        log_probs: shape ``(rows, vocabulary)``, ``-inf`` for what must not be drawn.
+        uniform: one number in [0, 1) a row, see `uniforms`.
+
+    Returns:
+        Token ids, shape ``(rows,)``.
     """
-    noise = torch.empty_like(log_probs).exponential_(generator=shared)
-    for row, generator in enumerate(generators):
-        if generator is not None:
-            noise[row].exponential_(generator=generator)
-    # A draw of exactly zero would make a filtered token (-inf) compare as NaN.
-    return (log_probs - noise.clamp(min=1e-30).log()).argmax(dim=-1)
+    # In double: in single precision a large vocabulary's tail would vanish in the sums.
+    cumulative = log_probs.double().exp().cumsum(dim=-1)
+    target = uniform * cumulative[:, -1]
+    return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
+
+
+def uniforms(seed: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+    """A number in [0, 1) for each seed and position, double, shape ``(rows,)``.
+
+    A function of the two alone: a row gets the same tokens whatever else is in its batch, whenever
+    it joined, and when it is continued after an interruption. SplitMix64 (Steele, Lea and Flood
+    2014) with the seed's hash as its start and the position as its count.
+    """
+    bits = _mixed(_mixed(seed) + (position + 1) * _GOLDEN)
+    # 48 bits, so that the product with a sum near 1 stays below that sum.
+    return (bits >> 16).bitwise_and((1 << 48) - 1).double() * 2.0**-48
+
+
+def _mixed(x: torch.Tensor) -> torch.Tensor:
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        x = (x ^ _shifted(x, shift)) * factor
+    return x ^ _shifted(x, 31)
+
+
+def _shifted(x: torch.Tensor, by: int) -> torch.Tensor:
+    """To the right, filled with zeros: torch's own shift keeps the sign."""
+    return (x >> by).bitwise_and((1 << (64 - by)) - 1)
 
 
 def top_log_probs(logits: torch.Tensor, targets: torch.Tensor, k: int) -> tuple[list, list]:
