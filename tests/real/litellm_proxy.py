@@ -76,7 +76,7 @@ def main() -> int:
 
 
 def _held(python: Path, folder: Path) -> int:
-    judge = FakeJudge(key=_UPSTREAM_KEY, schema_reply=("{}", "stop"), keep_bodies=False)
+    judge = FakeJudge(key=_UPSTREAM_KEY, delay_s=lambda role: 0.05, keep_bodies=False)
     judge.plan = _planned(judge.plan)
     embedded = JudgeServer(Impairments()).endpoint
     embedded.key = _UPSTREAM_KEY
@@ -117,8 +117,9 @@ async def _checked(
 
 async def _scores(
     proxy: Proxy, folder: Path, url: str, model: str, groups: int = GROUPS, **more: Any
-) -> str:
-    """Judge groups and compare each score with what the fake judge's verdicts amount to."""
+) -> Mapping[str, float]:
+    """Judge groups and compare each score with what the fake judge's verdicts amount to; gives the
+    engine's metrics."""
     node = proxy.node(model, **more)
     key = _UPSTREAM_KEY if url == proxy.direct else proxy.key
     async with pipeline_for(url, folder, environ={"KEY": key}, **node) as engine:
@@ -127,33 +128,48 @@ async def _scores(
         figures = engine.metrics()
     for one, judged in zip(each, scored, strict=True):
         assert judged.scores == right_scores(one), f"{judged.scores} are not the right scores"
-    tried = {k.rpartition("/")[2]: v for k, v in figures.items() if "retr" in k and v}
-    return f"{groups} groups{f', {tried}' if tried else ''}"
+    return figures
 
 
 async def directly(proxy: Proxy, folder: Path) -> str:
     """Without the proxy: the right scores"""
-    return await _scores(proxy, folder, proxy.direct, "fake")
+    await _scores(proxy, folder, proxy.direct, "fake")
+    assert proxy.judge.peak_in_flight > 2
+    return f"{GROUPS} groups, {proxy.judge.peak_in_flight} requests at a time"
 
 
 async def chat(proxy: Proxy, folder: Path) -> str:
     """Chat completions through the proxy: the same scores"""
-    return await _scores(proxy, folder, proxy.url, "judge")
+    before = proxy.judge.requests.total()
+    await _scores(proxy, folder, proxy.url, "judge")
+    came = proxy.judge.requests.total() - before
+    assert came == 2 * GROUPS, f"{came} requests came through"
+    return f"{GROUPS} groups, {came} requests"
 
 
 async def bridge(proxy: Proxy, folder: Path) -> str:
     """Responses through the proxy: the same scores"""
-    return await _scores(proxy, folder, proxy.url, "judge", api="responses")
+    before = proxy.judge.requests.total()
+    await _scores(proxy, folder, proxy.url, "judge", api="responses")
+    came = proxy.judge.requests.total() - before
+    assert came == 2 * GROUPS, f"{came} requests came through"
+    return f"{GROUPS} groups, {came} requests"
 
 
 async def parallel(proxy: Proxy, folder: Path) -> str:
-    """max_parallel_requests=2 at the proxy: the same scores"""
-    return await _scores(proxy, folder, proxy.url, "narrow")
+    """max_parallel_requests=2 at the proxy: two at a time, the same scores"""
+    proxy.judge.peak_in_flight = 0
+    await _scores(proxy, folder, proxy.url, "narrow")
+    assert 0 < proxy.judge.peak_in_flight <= 2, f"{proxy.judge.peak_in_flight} at a time"
+    return f"{GROUPS} groups, at most {proxy.judge.peak_in_flight} requests at a time"
 
 
 async def per_minute(proxy: Proxy, folder: Path) -> str:
     """rpm=30 at the proxy, more than that asked: its 429s are waited out, the same scores"""
-    return await _scores(proxy, folder, proxy.url, "slow", groups=20)
+    figures = await _scores(proxy, folder, proxy.url, "slow", groups=20)
+    refused = figures["ropd/judge/retries/rate_limit"]
+    assert refused > 0, "none was refused"
+    return f"20 groups, {refused:.0f} requests sent again after a 429"
 
 
 async def _told(proxy: Proxy, key: str | None, model: str = "judge", **more: Any) -> str:
@@ -223,7 +239,7 @@ def _fails_as(kind: str, model: str) -> Callable[[Proxy, Path], Awaitable[str]]:
 
 async def embedded(proxy: Proxy, folder: Path) -> str:
     """The embedded judge writes through the proxy what it writes without it"""
-    prompt = {"messages": [{"role": "user", "content": "What is 7 + 5?"}], "seed": 3}
+    prompt = {"messages": [{"role": "user", "content": "7+5=?"}], "seed": 3}
     body = json.dumps({"model": "arithmetic-teacher", **prompt}).encode()
     request = urllib.request.Request(
         f"{proxy.url}/chat/completions",
@@ -275,7 +291,12 @@ def _proxy(python: Path, folder: Path, key: str, upstream: Mapping[str, str]) ->
         "model_list": [{"model_name": n, "litellm_params": p} for n, p in models.items()],
         "general_settings": {"master_key": key},
         "litellm_settings": {"num_retries": 0, "telemetry": False},
-        "router_settings": {"num_retries": 0, "disable_cooldowns": True},
+        # Of the strategies this one alone heeds `rpm`.
+        "router_settings": {
+            "num_retries": 0,
+            "disable_cooldowns": True,
+            "routing_strategy": "usage-based-routing-v2",
+        },
     }
     file = folder / "proxy.yaml"
     file.write_text(json.dumps(config))  # JSON is YAML

@@ -27,7 +27,7 @@ from tests.real.environment import installed
 PACKAGES: Final = ("openai==3.22.1",)
 UPLOADED_BEFORE: Final = "2026-08-27"
 _CLIENT_S: Final = 120
-_QUESTION: Final = "What is 7 + 5?"
+_QUESTION: Final = "7+5=?"
 _MODEL: Final = f"arithmetic-{Role.TEACHER}"
 
 RAISED: Final = {
