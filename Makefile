@@ -2,6 +2,7 @@
 #   make setup        the CPU environment, .venv
 #   make train        the CPU example
 #   make unit         unit tests only, seconds
+#   make quick        lint, format, types, import contracts and unit tests, a minute
 #   make lint         lint, format, types, import contracts
 #   make test         everything, end-to-end included: minutes
 #   make reference    docs/reference.md anew, after a setting or a metric changed
@@ -10,7 +11,7 @@
 SHELL := bash
 BIN := $(or $(ROPD_VENV),.venv)/bin
 
-.PHONY: setup train unit lint test reference bench
+.PHONY: setup train unit quick lint test reference bench
 
 setup:
 	source training/environment.sh && ropd_setup cpu
@@ -19,7 +20,10 @@ train:
 	bash training/train.sh --config-name ropd_cpu
 
 unit: setup
-	$(BIN)/python -m pytest -q tests/unit
+	$(BIN)/python -m pytest -q -n 2 tests/unit
+
+quick:
+	bash tests/run.sh --quick
 
 lint: setup
 	$(BIN)/ruff check

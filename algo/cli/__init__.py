@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from algo.cli import data, doctor, export, plan, replay, report, teacher
+from algo.cli import data, doctor, evaluate, export, plan, replay, report, teacher
 from algo.errors import RopdError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(teacher.app, name="teacher")
+app.add_typer(evaluate.app, name="eval")
 app.command()(replay.replay)
 app.command()(report.report)
 app.command()(doctor.doctor)

@@ -24,7 +24,7 @@ def prepare(
         typer.Argument(
             metavar="SET",
             help="math, science, medical; own; or a benchmark: aime24, aime25, hmmt25_feb, "
-            "hmmt25_nov, gpqa_diamond.",
+            "hmmt25_nov, gpqa_diamond, healthbench.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the parquet files.")],

@@ -30,7 +30,7 @@ def export(
     from algo.runs.configuration import recorded_config
     from algo.runs.model_card import model_card
 
-    chosen = _step(run) if step is None else step
+    chosen = newest_step(run) if step is None else step
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigurationError(f"--out {out} is not empty: name a new directory")
     config: Any = OmegaConf.to_container(recorded_config(run), resolve=True)
@@ -47,7 +47,8 @@ def export(
     typer.echo(f"step {chosen} of {run} is in {out}")
 
 
-def _step(run: Path) -> int:
+def newest_step(run: Path) -> int:
+    """The step of the run's newest checkpoint; raises `ConfigurationError` without one."""
     from algo.errors import ConfigurationError
 
     marker = run / "checkpoints" / "latest_checkpointed_iteration.txt"

@@ -65,6 +65,7 @@ def plan(
     from algo.methods.registry import ropd_settings
     from algo.ropd.pipeline import Ropd
     from algo.ropd.plan import Measured, measured_in
+    from algo.ropd.workload import Lengths, workload_of
     from algo.runs.summary import read_metrics
 
     config = _config(run, config_name, overrides or [])
@@ -74,9 +75,8 @@ def plan(
             f"ropd.method.name={settings.method.name}: `ropd plan` knows the calls of {Ropd.name} "
             f"alone; set method={Ropd.name}"
         )
-    load = _workload(
-        config, settings, answer_tokens, question_tokens, rubric_tokens, verdict_tokens
-    )
+    lengths = Lengths(answer_tokens, question_tokens, rubric_tokens, verdict_tokens)
+    load = workload_of(config, settings, lengths)
     if run is not None:
         files = sorted((run / "metrics").glob("*.jsonl"))
         measured = measured_in(list(read_metrics(files).values()))
@@ -121,59 +121,21 @@ def _config(run: Path | None, config_name: str, overrides: list[str]) -> DictCon
     return config
 
 
-def _workload(
-    config: DictConfig,
-    settings: RopdSettings,
-    answer: int,
-    question: int,
-    rubric: int,
-    verdict: int,
-) -> Workload:
-    from algo.asking.context import estimated_tokens
-    from algo.errors import ConfigurationError
-    from algo.ropd.plan import Workload
-    from algo.ropd.prompts import load_rubricator_template, load_verifier_template
-
-    steps = config.trainer.total_training_steps
-    if steps is None:
-        raise ConfigurationError("trainer.total_training_steps is null: set it to plan a run")
-    rubricator = load_rubricator_template(settings.prompts.rubricator)
-    verifier = load_verifier_template(settings.prompts.verifier)
-    return Workload(
-        prompts=config.data.train_batch_size,
-        rollouts=config.actor_rollout_ref.rollout.n,
-        teacher_answers=settings.teacher_answers,
-        steps=steps,
-        question=question,
-        answer=answer,
-        rubricator_template=estimated_tokens(rubricator.text),
-        verifier_template=estimated_tokens(verifier.text),
-        rubric=rubric,
-        rubric_text=rubric,
-        verdict=verdict,
-        rubric_mode=settings.rubric.mode,
-        verification_mode=settings.verification.mode,
-    )
-
-
 def _prices(
     settings: RopdSettings, price_input: float | None, price_output: float | None
 ) -> PricesSettings:
     """The given prices, else the higher of the two roles' configured ones."""
-    from algo.llm.settings import PricesSettings
+    from algo.ropd.plan import highest_prices
 
-    roles = (settings.judge.rubricator.prices, settings.judge.verifier.prices)
-    highest_in, highest_out = (max(p.input for p in roles), max(p.output for p in roles))
-    return PricesSettings(
-        input=highest_in if price_input is None else price_input,
-        output=highest_out if price_output is None else price_output,
-    )
+    given = {"input": price_input, "output": price_output}
+    prices = highest_prices(settings)
+    return prices.model_copy(update={key: v for key, v in given.items() if v is not None})
 
 
 def _judge_lines(
     load: Workload, measured: Measured, prices: PricesSettings, settings: RopdSettings
 ) -> list[str]:
-    from algo.ropd.plan import calls_of_group, plan_judge
+    from algo.ropd.plan import calls_of_group, fit_budget, plan_judge
 
     calls, judge = calls_of_group(load), plan_judge(load, measured, prices)
     taken_from = "estimated" if measured.tokens_in is None else "measured"
@@ -193,6 +155,7 @@ def _judge_lines(
         f"{_millions(judge.tokens_in_per_step * load.steps)} in, "
         f"{_millions(judge.tokens_out_per_step * load.steps)} out ({taken_from})",
         f"cost        {cost}",
+        *(f"budget      {fit.line()}" for fit in fit_budget(settings.budget, judge, load.steps)),
         f"tail        {judge.tail_s:,.1f} s from a step's last rollout to its last reward",
         f"in flight   {judge.in_flight_sync} requests, when all groups of a step end at once "
         f"(limits.concurrency={settings.judge.limits.concurrency})",

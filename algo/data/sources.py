@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -96,6 +97,17 @@ def _gpqa(row: Mapping[str, Any]) -> Question:
     return Question(
         "\n".join([question, "", *lines]), "ABCD"[order.index(0)], _text(row.get("Record ID"))
     )
+
+
+def _healthbench(row: Mapping[str, Any]) -> Question:
+    """A conversation, and in place of a right answer the criteria of its replies."""
+    messages = chat_messages(row["prompt"])
+    criteria = [
+        {"criterion": each["criterion"], "points": each["points"], "tags": list(each["tags"] or [])}
+        for each in row["rubrics"] or []
+    ]
+    truth = json.dumps(criteria, ensure_ascii=False) if criteria else None
+    return Question(None, truth, _text(row.get("prompt_id")), messages)
 
 
 def _own(row: Mapping[str, Any]) -> Question:
@@ -193,6 +205,18 @@ SOURCES: Mapping[str, Source] = {
             subset="gpqa_diamond",
             license="CC-BY-4.0; access is granted on its page",
             expected="198",
+            evaluation=True,
+        ),
+        Source(
+            "healthbench",
+            _healthbench,
+            ("prompt", "rubrics"),
+            "healthbench",
+            "medicine",
+            PLAIN,
+            hub="openai/healthbench",
+            license="MIT",
+            expected="5,000 (1,000 in its hard part)",
             evaluation=True,
         ),
     )

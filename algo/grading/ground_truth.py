@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from types import MappingProxyType
+from typing import NamedTuple
 
 from algo.errors import ConfigurationError
 from algo.grading.math_equivalence import equivalent
@@ -24,8 +25,24 @@ _TAIL = 2000
 """Characters of the end that a final answer is looked for in: bounds the time of every rule."""
 
 
+class Reading(NamedTuple):
+    """What a text states as its final answer, and whether that is right.
+
+    `stated` is equal for answers that count as the same; None where nothing is stated.
+    """
+
+    right: bool
+    stated: str | None
+
+
 def grade(data_source: str, solution_text: str, ground_truth: object) -> float:
-    """1.0 if `solution_text` ends in the right answer, else 0.0.
+    """1.0 if `solution_text` ends in the right answer, else 0.0; blocks and raises as
+    `read_answer`."""
+    return float(read_answer(data_source, solution_text, ground_truth).right)
+
+
+def read_answer(data_source: str, solution_text: str, ground_truth: object) -> Reading:
+    """The final answer of `solution_text`, compared with `ground_truth`.
 
     Blocks: a mathematical comparison takes milliseconds, at worst `math_equivalence.LIMIT_S`. Safe
     to call from any thread. Raises `ConfigurationError` for an unknown `data_source` and for a row
@@ -39,8 +56,8 @@ def grade(data_source: str, solution_text: str, ground_truth: object) -> float:
             "graded: `ropd data check --validation FILE` lists all such rows"
         )
     if is_unclosed(solution_text):
-        return 0.0
-    return float(rule(after_thinking(solution_text)[-_TAIL:], truth))
+        return Reading(False, None)
+    return Reading(*rule(after_thinking(solution_text)[-_TAIL:], truth))
 
 
 def can_grade(data_source: str) -> bool:
@@ -48,7 +65,10 @@ def can_grade(data_source: str) -> bool:
     return any(data_source.startswith(prefix) for prefix in _RULES)
 
 
-def _rule(data_source: str) -> Callable[[str, str], bool]:
+_Rule = Callable[[str, str], tuple[bool, str | None]]
+
+
+def _rule(data_source: str) -> _Rule:
     for prefix, rule in _RULES.items():
         if data_source.startswith(prefix):
             return rule
@@ -58,9 +78,10 @@ def _rule(data_source: str) -> Callable[[str, str], bool]:
     )
 
 
-def _arithmetic(final: str, truth: str) -> bool:
-    stated = re.search(r"\banswer[ :]*(\d+)\s*$", final, re.IGNORECASE | re.ASCII)
-    return stated is not None and stated.group(1) == truth
+def _arithmetic(final: str, truth: str) -> tuple[bool, str | None]:
+    found = re.search(r"\banswer[ :]*(\d+)\s*$", final, re.IGNORECASE | re.ASCII)
+    stated = None if found is None else found.group(1)
+    return stated == truth, stated
 
 
 _CHOICE = re.compile(
@@ -71,12 +92,13 @@ _CHOICE = re.compile(
 )
 
 
-def _choice(final: str, truth: str) -> bool:
-    stated = [next(filter(None, groups)) for groups in _CHOICE.findall(final)]
-    return bool(stated) and stated[-1].upper() == truth.upper()
+def _choice(final: str, truth: str) -> tuple[bool, str | None]:
+    found = [next(filter(None, groups)).upper() for groups in _CHOICE.findall(final)]
+    stated = found[-1] if found else None
+    return stated == truth.upper(), stated
 
 
-_RULES: MappingProxyType[str, Callable[[str, str], bool]] = MappingProxyType(
+_RULES: MappingProxyType[str, _Rule] = MappingProxyType(
     {
         "arithmetic": _arithmetic,
         "math": equivalent,

@@ -1,9 +1,12 @@
-"""Whether a mathematical answer equals the ground truth, decided by math-verify within a time.
+"""What a mathematical text states as its answer, and whether that equals the ground truth.
+
+Decided by math-verify, within a time.
 
 math-verify evaluates what it reads: ``2^{2024^{2024}}`` keeps it busy for ever, and its own time
-limit is a signal that works in a main thread only. So one child process does the comparing, in its
-main thread and with a memory limit; the caller waits for `LIMIT_S` and then starts a fresh one. The
-child ends with its parent, when its standard input closes.
+limit is a signal that works in a main thread only. So child processes do the comparing, each in its
+main thread and with a memory limit; the caller waits for `LIMIT_S` and then starts a fresh one.
+There are as many as callers compare at the same time, up to `MOST_PROCESSES`. A child ends with its
+parent, when its standard input closes.
 
 The same file is the child's program; it imports nothing of this project.
 """
@@ -17,12 +20,14 @@ import resource
 import select
 import subprocess
 import sys
-import threading
 from importlib.util import find_spec
+from queue import LifoQueue
 from typing import IO
 
 LIMIT_S = 20.0
 """Longest wait for one comparison; what takes longer counts as not equal."""
+ENDLESS = "(cannot be compared)"
+MOST_PROCESSES = min(8, os.cpu_count() or 1)
 # sympy alone takes seconds to import, on a busy machine many.
 _START_LIMIT_S = 120.0
 # Parsing and comparing get so long each, so that the child mostly answers before `LIMIT_S` ends it.
@@ -32,22 +37,21 @@ _MEMORY_BYTES = 4 << 30
 
 
 class _Child:
-    """The process that compares, started when first needed, one question at a time."""
+    """A process that compares, started when first needed, for one caller at a time."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = -1
 
-    def equivalent(self, text: str, truth: str) -> bool:
-        with self._lock:
-            process = self._running()
-            question = json.dumps([text, truth]).encode() + b"\n"
-            answer = _exchange(process, question, LIMIT_S)
-            if answer is None:
-                self._stop()
-                return False
-            return answer == b"1\n"
+    def read(self, text: str, truth: str) -> tuple[bool, str | None]:
+        process = self._running()
+        question = json.dumps([text, truth]).encode() + b"\n"
+        answer = _exchange(process, question, LIMIT_S)
+        if answer is None:
+            self._stop()
+            return False, ENDLESS
+        equal, stated = json.loads(answer)
+        return equal, stated
 
     def _running(self) -> subprocess.Popen[bytes]:
         # After a fork the process belongs to the parent, whose pipes must not be shared.
@@ -62,15 +66,30 @@ class _Child:
             self._process = None
 
 
-def equivalent(text: str, truth: str) -> bool:
-    """Whether the final answer stated in `text` equals `truth` (LaTeX or plain) mathematically.
+def equivalent(text: str, truth: str) -> tuple[bool, str | None]:
+    """Whether the final answer stated in `text` equals `truth` (LaTeX or plain) mathematically, and
+    what it states, in math-verify's own writing; None where it states nothing, `ENDLESS` where that
+    could not be compared.
 
     Raises `ConfigurationError` when math-verify is not installed.
     """
-    return _CHILD.equivalent(text, truth)
+    # The last one given back is the first one taken, so that no more are started than are needed.
+    # Whoever holds one gives it back within the limits of its start and of one comparison.
+    child = _CHILDREN.get()
+    try:
+        return child.read(text, truth)
+    finally:
+        _CHILDREN.put(child)
 
 
-_CHILD = _Child()
+def _children() -> LifoQueue[_Child]:
+    children: LifoQueue[_Child] = LifoQueue()
+    for _ in range(MOST_PROCESSES):
+        children.put(_Child())
+    return children
+
+
+_CHILDREN = _children()
 
 
 def _start() -> subprocess.Popen[bytes]:
@@ -128,9 +147,10 @@ def _serve() -> None:
             expected = parse(f"\\boxed{{{truth}}}", parsing_timeout=_STEP_LIMIT_S)
             stated = parse(text, parsing_timeout=_STEP_LIMIT_S)
             equal = verify(expected, stated, timeout_seconds=_STEP_LIMIT_S)
+            said = str(stated[0]) if stated else None
         except (MemoryError, RecursionError):
-            equal = False
-        sys.stdout.write("1\n" if equal else "0\n")
+            equal, said = False, ENDLESS
+        sys.stdout.write(json.dumps([equal, said]) + "\n")
         sys.stdout.flush()
 
 

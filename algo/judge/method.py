@@ -36,6 +36,7 @@ from uuid import uuid4
 from pydantic import TypeAdapter
 
 from algo.asking.query import Judge, Transcript
+from algo.asking.templates import PromptTemplate
 from algo.errors import FailureKind, JudgeFailure, MethodError, TeacherMissing
 from algo.judge.group import Group, Rollout, Rule
 from algo.judge.settings import EngineSettings
@@ -91,8 +92,12 @@ class Judgement:
     question: str
     judgement_id: str = field(default_factory=lambda: uuid4().hex)
     started: float = field(default_factory=perf_counter)
+    occurrence: int = 0
+    """How often this prompt was judged before in this run (`occurrences.py`)."""
     teachers: tuple[str, ...] = ()
     """The distinct teacher answers, as shown to the judge."""
+    votes: tuple[int, ...] = ()
+    """How many of the m stored answers each of `teachers` is, where the judge is told."""
     panels: tuple[Panel, ...] = ()
     transcript: Transcript = field(default_factory=list)
 
@@ -165,6 +170,14 @@ class TeacherAnswers(Protocol):
     def answers(self, fingerprint: str, m: int) -> Sequence[TeacherAnswer]: ...
 
 
+class Note(Protocol):
+    """Puts on record what was asked beside the groups; raises `JournalError`."""
+
+    async def __call__(
+        self, kind: str, transcript: Transcript, evidence: Mapping[str, Any] | None = None
+    ) -> None: ...
+
+
 @dataclass(frozen=True)
 class Resources:
     """What the engine opens for a method: the endpoints of its roles, and teacher answers."""
@@ -212,6 +225,8 @@ class Method(ABC, Generic[SettingsT]):
     options: ClassVar[type[Settings]] = Settings
     """The type of the keys beside `ropd.method.name`, which `settings.method.read(options)` gives;
     the base takes none."""
+    note: Note
+    """The engine's; it is there once the method is made."""
     metrics: ClassVar[Mapping[str, str]] = {}
     """What `figures` and `drain_metrics` report: name under `ropd/`, and what it says."""
 
@@ -248,8 +263,15 @@ class Method(ABC, Generic[SettingsT]):
         """What every record of the run holds of the method's settings, as JSON values."""
         return {}
 
+    def templates(self) -> Sequence[PromptTemplate]:
+        """The templates of its prompts, which the journal keeps beside its records."""
+        return ()
+
     async def begin_group(self, step: int) -> None:
-        """Called before each group is judged; may raise as `panels` does."""
+        """Called before each group is judged; may raise as `panels` does.
+
+        Whatever it asks a model is given to `note`: it is paid, and no group's record holds it.
+        """
 
     def figures(self, scored: ScoredGroup) -> Mapping[str, Sequence[float]]:
         """A judged group's own figures, under `ropd/`; the mean of all values since the last

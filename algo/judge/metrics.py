@@ -46,7 +46,8 @@ _COUNTS: Final[dict[str, str]] = {
     "failed/<kind>": "The same by kind of failure: " + ", ".join(FailureKind) + ".",
 }
 _USAGE: Final[dict[str, str]] = {
-    "tokens_in": "Prompt tokens of all replies, cached ones included.",
+    "tokens_in": "Prompt tokens of all replies, cached ones included; those to probes and trial "
+    "requests count too, as below.",
     "tokens_cached": "Prompt tokens that the endpoint reports as served from its cache.",
     "tokens_out": "Tokens of all replies, unusable ones included.",
     "cost": "What these tokens cost at the roles' `prices`.",
@@ -102,6 +103,11 @@ class Tally:
                 self._figures[name].extend(values)
         self._spent(judgement.transcript)
 
+    def aside(self, transcript: Transcript) -> None:
+        """Count the tokens of what was asked beside the groups; their latencies say nothing of
+        what a group waits for."""
+        self._spent(transcript, timed=False)
+
     def failed(self, kind: FailureKind, transcript: Transcript) -> None:
         self._failures[kind] += 1
         self._spent(transcript)
@@ -138,13 +144,14 @@ class Tally:
                 figures[f"{stage}_latency_p95_s"] = quantile(seconds, 0.95)
         return figures | dict(self._usage)
 
-    def _spent(self, transcript: Transcript) -> None:
+    def _spent(self, transcript: Transcript, timed: bool = True) -> None:
         for exchange in transcript:
             self._usage["cut_characters"] += exchange.cut_characters
             reply = exchange.reply
             if reply is None:
                 continue
-            self._latencies[exchange.stage].append(reply.latency_s)
+            if timed:
+                self._latencies[exchange.stage].append(reply.latency_s)
             prices = self._prices[exchange.stage]
             cached = reply.cached_tokens or 0
             fresh = (reply.prompt_tokens or 0) - cached
@@ -152,9 +159,7 @@ class Tally:
             self._usage["tokens_in"] += fresh + cached
             self._usage["tokens_cached"] += cached
             self._usage["tokens_out"] += written
-            self._usage["cost"] += (
-                fresh * prices.input + cached * prices.cached + written * prices.output
-            ) / 1e6
+            self._usage["cost"] += prices.cost(fresh, cached, written)
 
     def _clear(self) -> None:
         self._judged = 0

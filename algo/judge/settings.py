@@ -43,6 +43,18 @@ class GateSettings(Settings):
     """`pause` holds the groups back and lets single ones try again, up to `limits.outage_s`."""
 
 
+class BudgetSettings(Settings):
+    """What the judge may cost a run, all its starts counted: groups, probes and trial requests.
+
+    Once it is spent nothing more is sent, what is in flight ends and is journaled, and the run
+    stops with a checkpoint. The same command with a higher budget goes on."""
+
+    tokens: int | None = Field(default=None, ge=1)
+    """Of prompts, cached ones included, and replies, over all roles; `null` is no limit."""
+    cost: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
+    """In the currency of the roles' `prices`; `null` is no limit."""
+
+
 class EngineSettings(Settings):
     """What the engine itself reads, whatever the method."""
 
@@ -59,3 +71,8 @@ class EngineSettings(Settings):
     def limits(self) -> LimitsSettings:
         """What bounds the requests; the whole node keeps it beside the roles."""
         raise NotImplementedError
+
+    @property
+    def budget(self) -> BudgetSettings:
+        """What the judge may cost; the whole node keeps it beside the limits."""
+        return BudgetSettings()

@@ -118,6 +118,7 @@ class Admission:
         self._waiting = 0
         self._alarm: asyncio.TimerHandle | None = None
         self._stopped: JudgeOutage | None = None
+        self._last_word: JudgeOutage | None = None
         self.peak_in_flight = 0
 
     def server(self, endpoint: Endpoint) -> Server:
@@ -148,7 +149,7 @@ class Admission:
     ) -> Permit | None:
         """Wait for a permit; `None` when the deadline passed first. Raises `JudgeOutage`."""
         if self._stopped is not None:
-            raise JudgeOutage(*self._stopped.args)
+            raise _again(self._stopped)
         if deadline.remaining() <= 0.0:
             return None
         if self._waiting >= self._limits.queue:
@@ -184,7 +185,7 @@ class Admission:
         """Wait until it is known whether the server is down. Raises `JudgeOutage`."""
         await server.settled.wait()
         if self._stopped is not None and server.breaker.is_open:
-            raise JudgeOutage(*self._stopped.args)
+            raise _again(self._stopped)
 
     def replied(self, permit: Permit, tokens_used: int | None = None) -> None:
         """The server answered: with a reply, or with a fault that is about the request alone."""
@@ -261,9 +262,18 @@ class Admission:
         for server in self._servers.values():
             for entry in server.queue:
                 if not entry.granted.done():
-                    entry.granted.set_exception(JudgeOutage(*outage.args))
+                    entry.granted.set_exception(_again(outage))
             server.queue.clear()
             server.settled.set()
+
+    def drain(self, outage: JudgeOutage) -> None:
+        """Grant nothing any more; `stop` with `outage` once nothing is in flight.
+
+        So whoever is in flight ends as usual, before anybody learns of the end: what fails would
+        otherwise cancel requests of its group that are paid already.
+        """
+        self._last_word = outage
+        self._move()
 
     def close(self) -> None:
         if self._alarm is not None:
@@ -298,6 +308,11 @@ class Admission:
         """Grant every permit that is due, and set the alarm for the next moment one may be."""
         now = monotonic()
         self._declare_outages(now)
+        if self._last_word is not None:
+            if self._stopped is None and not self.in_flight():
+                self.stop(self._last_word)
+            self._set_alarm(now, None)
+            return
         for site in self._sites.values():
             site.limit.ramp(now)
         while (server := self._next_server(now)) is not None:
@@ -360,3 +375,8 @@ class Admission:
         if moments:
             delay = min(moments) - now + 1e-3
             self._alarm = asyncio.get_running_loop().call_later(delay, self._move)
+
+
+def _again(outage: JudgeOutage) -> JudgeOutage:
+    """The same error anew: one raised in several tasks would mix their tracebacks."""
+    return type(outage)(*outage.args)

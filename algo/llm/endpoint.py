@@ -1,10 +1,10 @@
-"""An endpoint, what is asked of it, and the reply that comes back: values only."""
+"""An endpoint, what is asked of it, the reply that comes back, and who asks: values and a type."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import SecretStr
 
@@ -64,6 +64,11 @@ class Request:
     """What the caller counted, for the tokens-per-minute limit; `None`: a high estimate is charged
     until the reply tells."""
 
+    @property
+    def characters(self) -> int:
+        """Of all messages."""
+        return sum(len(str(message["content"])) for message in self.messages)
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -81,3 +86,11 @@ class Reply:
     cached_tokens: int | None
     latency_s: float
     attempts: int
+
+
+class RequestEngine(Protocol):
+    """What most callers need of a `RequestScheduler`."""
+
+    async def complete(self, endpoint: Endpoint, request: Request) -> Reply:
+        """One reply; raises `JudgeFailure` or `JudgeOutage`."""
+        ...

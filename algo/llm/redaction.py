@@ -42,7 +42,8 @@ def _writings(key: str) -> re.Pattern[bytes]:
 def _spellings(byte: int) -> bytes:
     """One byte of a key, which is ASCII: as it is, behind backslashes, or by its number."""
     digits = b"".join(b"[%c%c]" % (d, ord(chr(d).upper())) for d in b"%02x" % byte)
-    return rb"(?:\\*%b|\\+u00%b|%%(?:25)*%b)" % (re.escape(b"%c" % byte), digits, digits)
+    # By its number first: `\u0075` also begins with a `u` behind a backslash.
+    return rb"(?:\\+u00%b|%%(?:25)*%b|\\*%b)" % (digits, digits, re.escape(b"%c" % byte))
 
 
 def _in_base64(key: bytes, offset: int) -> bytes:

@@ -27,7 +27,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
-from typing import Final, Self
+from typing import Final, Literal, Protocol, Self
 
 from algo.errors import FailureKind, JudgeFailure, JudgeOutage, RequestRejected
 from algo.llm.admission import Admission, Deadline, Permit
@@ -68,6 +68,18 @@ async def until_reply(
     raise AssertionError("the loop ends by a reply or by an exception")
 
 
+class Books(Protocol):
+    """Who keeps account of what is paid."""
+
+    def paid(self, endpoint: Endpoint, request: Request, reply: Reply) -> None:
+        """A reply came, whoever gets it."""
+
+    def aside(
+        self, kind: Literal["trial", "empty"], endpoint: Endpoint, request: Request, reply: Reply
+    ) -> None:
+        """No caller gets this reply: it is a trial's, or one without a word."""
+
+
 @dataclass(frozen=True)
 class _Failed:
     """One attempt of a request that brought no reply."""
@@ -99,6 +111,7 @@ class RequestScheduler:
         self._capped = 0
         self._at_work: set[asyncio.Task[object]] = set()
         self._closing = False
+        self.books: Books | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -167,6 +180,8 @@ class RequestScheduler:
             await self._admission.verdict(server)
             if reply is not None and failures[-1] in own():
                 return reply  # what it lacks is not the server's fault
+            if reply is not None and self.books is not None:
+                self.books.aside("empty", endpoint, request, reply)
             raise fault
 
         def pause_s(attempt: int, fault: Fault) -> float:
@@ -233,6 +248,10 @@ class RequestScheduler:
         """End every waiting and every later request with `outage` (the quality gate closed)."""
         self._admission.stop(outage)
 
+    def drain(self, outage: JudgeOutage) -> None:
+        """Send nothing any more; once what is in flight has ended, `stop` with `outage`."""
+        self._admission.drain(outage)
+
     @property
     def stopped(self) -> JudgeOutage | None:
         return self._admission.stopped
@@ -242,8 +261,12 @@ class RequestScheduler:
         return await self._transport.models(endpoint, timeout_s)
 
     async def attempt(self, endpoint: Endpoint, request: Request, timeout_s: float) -> Reply:
-        """One attempt outside of limits, breaker and counters; raises its `Fault`."""
-        return await self._transport.send(endpoint, request, timeout_s, 1)
+        """A trial: one attempt outside of limits, breaker and counters; raises its `Fault`."""
+        reply = await self._transport.send(endpoint, request, timeout_s, 1)
+        if self.books is not None:
+            self.books.paid(endpoint, request, reply)
+            self.books.aside("trial", endpoint, request, reply)
+        return reply
 
     def drain_counters(self) -> dict[str, float]:
         """Retries by kind since the last call; requests waiting and in flight, and the peak of
@@ -290,6 +313,8 @@ class RequestScheduler:
         except BaseException:
             self._admission.withdraw(permit)
             raise
+        if self.books is not None:
+            self.books.paid(endpoint, request, reply)
         if says_nothing(reply):
             self._admission.doubted(permit, FailureKind.UNPARSEABLE, "a reply without a word")
         else:

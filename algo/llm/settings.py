@@ -71,6 +71,10 @@ class PricesSettings(Settings):
     output: float = Field(default=0.0, ge=0.0)
     """Tokens of a reply, thinking included."""
 
+    def cost(self, fresh: float, cached: float, written: float) -> float:
+        """Of so many prompt tokens read anew and from the cache, and tokens of replies."""
+        return (fresh * self.input + cached * self.cached + written * self.output) / 1e6
+
 
 class RoleSettings(Settings):
     """One LLM role: which endpoint answers for it, and how it is asked."""

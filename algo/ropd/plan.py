@@ -15,7 +15,9 @@ from typing import Literal
 
 from algo.asking.context import FENCE_TOKENS, FRAME_TOKENS
 from algo.errors import ConfigurationError
+from algo.judge.settings import BudgetSettings
 from algo.llm.settings import PricesSettings
+from algo.ropd.settings import RopdSettings
 
 RubricMode = Literal["shared", "per_student"]
 VerificationMode = Literal["joint_blind", "joint_named", "isolated", "students_only"]
@@ -132,6 +134,50 @@ def plan_judge(load: Workload, measured: Measured, prices: PricesSettings) -> Ju
         work_s=load.prompts * group_s,
         in_flight_sync=load.prompts * max(calls.rubricator, calls.verifier),
     )
+
+
+def highest_prices(settings: RopdSettings) -> PricesSettings:
+    """The higher of the two roles' prices: an estimate tells their tokens not apart."""
+    roles = (settings.judge.rubricator.prices, settings.judge.verifier.prices)
+    return PricesSettings(
+        input=max(prices.input for prices in roles), output=max(prices.output for prices in roles)
+    )
+
+
+@dataclass(frozen=True)
+class BudgetFit:
+    """One limit of `ropd.judge.budget` against the estimate of a whole run."""
+
+    setting: str
+    budget: float
+    estimate: float
+    steps: int
+
+    @property
+    def suffices(self) -> bool:
+        return self.estimate <= self.budget
+
+    def line(self) -> str:
+        given = f"{self.setting}={self.budget:,.10g}"
+        if self.suffices:
+            return f"{given}: the estimate of {self.estimate:,.0f} is within it"
+        lasts = int(self.steps * self.budget / self.estimate)
+        return (
+            f"{given} is below the estimate of {self.estimate:,.0f}: the run would stop after "
+            f"some {lasts} of {self.steps} steps"
+        )
+
+
+def fit_budget(budget: BudgetSettings, judge: JudgePlan, steps: int) -> list[BudgetFit]:
+    """Each limit that is set; retries, probes and trial requests come on top of the estimate."""
+    tokens = (judge.tokens_in_per_step + judge.tokens_out_per_step) * steps
+    found = []
+    if budget.tokens is not None:
+        found.append(BudgetFit("ropd.judge.budget.tokens", budget.tokens, tokens, steps))
+    if budget.cost is not None:
+        cost = judge.cost_per_run
+        found.append(BudgetFit("ropd.judge.budget.cost", budget.cost, cost, steps))
+    return found
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from algo.data.prompt_file import PromptRow
 from algo.errors import JudgeFailure, RopdError, TeacherIndexError
-from algo.llm.endpoint import Endpoint, Message, Reply, Request
+from algo.llm.endpoint import Endpoint, Message, Reply, Request, RequestEngine
 from algo.llm.http.wire import CUT_OFF, REFUSED
 from algo.teacher.teacher_index import AnswerStatus, Teacher, TeacherAnswer, TeacherIndex
 from algo.teacher.writer import TeacherIndexWriter
@@ -29,12 +29,6 @@ from algo.thinking import after_thinking, is_unclosed
 
 FAILURES_IN_A_ROW = 50
 """So many failed requests with no reply between them end a build: it would only go on so."""
-
-
-class RequestEngine(Protocol):
-    """What a build needs of a `RequestScheduler`."""
-
-    async def complete(self, endpoint: Endpoint, request: Request) -> Reply: ...
 
 
 @dataclass(frozen=True)

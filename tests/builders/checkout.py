@@ -7,11 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from algo.paths import REPOSITORY
+from tests.builders.patience import patience, wait_until
 
 # Appends its arguments as one JSON line, then exits with $EXIT_CODE.
 RECORDING_PYTHON = f"""#!{sys.executable}
@@ -62,7 +62,7 @@ class Checkout:
 
     def run(self, script: str, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         process = self.start(script, *arguments, **environ)
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=patience(60))
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
     def recorded(self) -> list[list[str]]:
@@ -96,15 +96,11 @@ def is_running(pid: int) -> bool:
     except ProcessLookupError:
         return False
     state = subprocess.run(
-        ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, timeout=10
+        ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, timeout=patience(10)
     ).stdout
     return bool(state.strip()) and not state.startswith("Z")
 
 
 def wait_for_text(path: Path) -> str:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        if path.exists() and (text := path.read_text()):
-            return text
-        time.sleep(0.02)
-    raise AssertionError(f"{path} was not written")
+    wait_until(lambda: path.exists() and path.read_text(), 30, f"{path} is not written")
+    return path.read_text()

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from algo.paths import REPOSITORY
 from algo.testing import FakeOpenAI
+from tests.builders.patience import patience
 
 
 def write_prompts(path: Path, texts: Sequence[str]) -> Path:
@@ -42,6 +43,6 @@ def build(
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(60),
         check=False,
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,16 +20,16 @@ from typing import Any
 import psutil
 import pytest
 
+from algo.paths import REPOSITORY
 from algo.runs.summary import read_metrics
+from tests.builders.patience import patience, wait_until
 
-ROOT = Path(__file__).parents[2]
 _MARK = "ROPD_TEST_RUN"
 
-# What differs from configs/ropd_cpu.yaml: a barely trained student, few prompts, short answers.
+# What differs from configs/ropd_cpu.yaml: a barely trained student, few prompts, few rollouts.
+EXAMPLE = {"train_prompts": 48, "val_prompts": 4, "warm_start_steps": 60}
 SMALL = (
-    "example.train_prompts=48",
-    "example.val_prompts=4",
-    "example.warm_start_steps=60",
+    *(f"example.{key}={value}" for key, value in EXAMPLE.items()),
     "data.train_batch_size=4",
     "actor_rollout_ref.rollout.n=4",
     "trainer.test_freq=-1",
@@ -50,22 +52,23 @@ class Started:
         """Directory of the newest run below the root."""
         return max(p for p in self.root.iterdir() if p.is_dir() and p.name.isdigit())
 
-    def wait(self, timeout: float = 420) -> int:
-        return self.process.wait(timeout)
+    def exit_code(self, seconds: float = 420) -> int:
+        return self.process.wait(patience(seconds))
 
-    def until(self, happened: Callable[[], object], timeout: float = 240) -> None:
+    def until(self, happened: Callable[[], object], seconds: float = 240) -> None:
         """Wait until ``happened()`` is true, while the trainer runs."""
-        deadline = time.monotonic() + timeout
-        while not happened():
-            assert self.process.poll() is None, self.output.read_text()
-            assert time.monotonic() < deadline, self.output.read_text()
-            time.sleep(0.2)
+
+        def happened_or_ended() -> object:
+            return happened() or self.process.poll() is not None
+
+        wait_until(happened_or_ended, seconds, self.output)
+        assert happened(), self.output.read_text()
 
     def kill(self) -> None:
         """SIGKILL, as the out-of-memory killer would, to the trainer and all that it started."""
         for process in self.alive():
             process.kill()
-        self.process.wait(30)
+        self.process.wait(patience(30))
 
     def alive(self) -> list[psutil.Process]:
         """Every process that descends from this start, orphans included."""
@@ -79,11 +82,11 @@ class Started:
                 continue
         return found
 
-    def left_behind(self, patience: float = 20) -> list[str]:
-        """Names of processes still there ``patience`` seconds after the end."""
-        deadline = time.monotonic() + patience
-        while (rest := self.alive()) and time.monotonic() < deadline:
-            time.sleep(0.5)
+    def left_behind(self, seconds: float = 20) -> list[str]:
+        """Names of processes still there ``seconds`` after the end."""
+        began = time.monotonic()
+        while (rest := self.alive()) and time.monotonic() - began < patience(seconds):
+            time.sleep(0.2)
         return [" ".join(p.cmdline())[:120] for p in rest if p.is_running()]
 
     @property
@@ -110,9 +113,30 @@ Start = Callable[..., Started]
 
 
 @pytest.fixture(scope="session")
-def example_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example's artefacts, made once and shared by all runs."""
-    return tmp_path_factory.mktemp("example")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example's artefacts, made once, by whichever of xdist's workers comes first."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with (folder / "example.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the other worker's timeout bounds its stay
+        settings = {"workdir": str(folder / "example"), **EXAMPLE}
+        code = f"from examples.arithmetic import prepare; prepare({settings!r})"
+        made = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=patience(240),
+        )
+        assert made.returncode == 0, made.stdout + made.stderr
+    return folder / "example"
+
+
+@pytest.fixture
+def example_dir(prepared: Path, tmp_path: Path) -> Path:
+    """The example's artefacts, for one test: two starts at once would meet in one folder."""
+    return shutil.copytree(prepared, tmp_path / "example")
 
 
 @pytest.fixture

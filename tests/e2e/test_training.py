@@ -26,9 +26,14 @@ IMPAIRED = (
 )
 
 
-@pytest.fixture(scope="module")
-def rollouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("rollouts")
+# Ways to train that bear on each other in nothing share a run with a test of something else.
+ACCUMULATED = (
+    "actor_rollout_ref.actor.use_dynamic_bsz=False",
+    "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
+    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=4",
+)
+DYNAMIC = ("actor_rollout_ref.actor.ppo_max_token_len_per_gpu=256",)
+LORA = ("adapter=lora",)
 
 
 def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
@@ -42,21 +47,41 @@ def trained_rows(folder: Path, step: int) -> list[dict[str, Any]]:
 
 
 def assert_clean_end(started: Started) -> None:
-    assert started.wait() == 0, started.output.read_text()
+    assert started.exit_code() == 0, started.output.read_text()
     assert started.left_behind() == []
     assert "Traceback" not in started.log
     assert "Traceback" not in started.output.read_text()
     assert started.lines[-1] == str(started.run / "summary.json")
 
 
-def test_three_steps_with_a_failing_judge(start: Start, rollouts: Path, example_dir: Path) -> None:
+def assert_trained(started: Started, steps: int) -> None:
+    """It ran to its end, trained in every sense, and its journal replays."""
+    assert_clean_end(started)
+    assert started.summary["steps"] == steps
+    assert all(r.exact for r in replay(started.run / "journal", METHODS))
+    assert any(data["actor/grad_norm"] > 0 for step, data in started.steps.items() if step)
+
+
+def assert_interrupted(started: Started, sent: signal.Signals) -> None:
+    started.process.send_signal(sent)
+    assert started.exit_code(60) == 130
+    assert started.left_behind() == []
+    assert started.lines[-1].startswith("interrupted; the same command resumes")
+    assert "Traceback" not in started.output.read_text()
+
+
+def test_three_steps_with_a_failing_judge_and_accumulated_gradients(
+    start: Start, tmp_path: Path, example_dir: Path
+) -> None:
+    rollouts = tmp_path / "rollouts"
     started = start(
         "trainer.total_training_steps=3",
         "trainer.val_before_train=True",
         f"+trainer.rollout_data_dir={rollouts}",
         *IMPAIRED,
+        *ACCUMULATED,
     )
-    assert_clean_end(started)
+    assert_trained(started, steps=3)
     records = list(read_records(started.run / "journal"))
     judged = {r.uid: r for r in replay(started.run / "journal", METHODS)}
     failed = [r for r in records if r["status"] == "failed"]
@@ -94,27 +119,32 @@ def test_three_steps_with_a_failing_judge(start: Start, rollouts: Path, example_
     assert failed[0]["uid"] in (started.run / "report.html").read_text()
 
 
-def test_a_killed_run_resumes_from_its_checkpoint(start: Start) -> None:
-    first = start("trainer.total_training_steps=4")
+def test_a_killed_run_of_lora_in_dynamic_micro_batches_resumes_from_its_checkpoint(
+    start: Start,
+) -> None:
+    overrides = ("trainer.total_training_steps=4", *LORA, *DYNAMIC)
+    first = start(*overrides)
     checkpoint = "checkpoints/latest_checkpointed_iteration.txt"
     first.until(lambda: list(first.root.glob(f"001/{checkpoint}")))
     first.kill()
     resumed_at = int((first.run / checkpoint).read_text())
 
-    second = start("trainer.total_training_steps=4")
-    assert_clean_end(second)
+    second = start(*overrides)
+    assert_trained(second, steps=4)
     assert second.run.name == "001"
     assert f"continues at step {resumed_at}" in second.output.read_text()
-    assert second.summary["steps"] == 4
     records = list(read_records(second.run / "journal"))
     assert len({r["judgement_id"] for r in records}) == len(records)
     assert len({r["uid"] for r in records}) == len(records)
     assert {r["step"] for r in records} == {1, 2, 3, 4}
-    assert all(r.exact for r in replay(second.run / "journal", METHODS))
 
 
-@pytest.mark.parametrize("mode", ["sync", "colocate_async"])
-def test_a_dead_judge_stops_the_run_and_the_run_resumes(start: Start, mode: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "sent"), [("sync", signal.SIGINT), ("colocate_async", signal.SIGTERM)]
+)
+def test_a_dead_judge_stops_the_run_and_the_run_resumes_until_a_signal_ends_it(
+    start: Start, mode: str, sent: signal.Signals
+) -> None:
     overrides = (
         "trainer.total_training_steps=40",
         "ropd.judge.limits.outage_s=5",
@@ -126,7 +156,7 @@ def test_a_dead_judge_stops_the_run_and_the_run_resumes(start: Start, mode: str)
     first.until(lambda: 2 in first.steps)
     [judge] = [p for p in first.alive() if "examples.arithmetic.judge" in " ".join(p.cmdline())]
     judge.kill()
-    assert first.wait(180) == 1
+    assert first.exit_code(180) == 1
     assert first.left_behind() == []
     last = first.lines[-1]
     assert "http://127.0.0.1:" in last
@@ -140,38 +170,19 @@ def test_a_dead_judge_stops_the_run_and_the_run_resumes(start: Start, mode: str)
     second = start(*overrides)
     second.until(lambda: max(second.steps) > stopped_at)
     assert second.run.name == "001"
+    assert_interrupted(second, sent)
     assert all(r.exact for r in replay(second.run / "journal", METHODS))
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_run_and_all_it_started(start: Start, sent: signal.Signals) -> None:
-    started = start("trainer.total_training_steps=40")
-    started.until(lambda: 1 in started.steps)
-    started.process.send_signal(sent)
-    assert started.wait(60) == 130
-    assert started.left_behind() == []
-    assert started.lines[-1].startswith("interrupted; the same command resumes")
-    assert "Traceback" not in started.output.read_text()
-
-
 WAYS = {
-    "two ranks": ("trainer.n_gpus_per_node=2",),
-    "colocate_async": ("trainer.v1.trainer_mode=colocate_async",),
-    "colocate_async with importance weights": ("mode=colocate_async",),
-    "gradient accumulation": (
-        "actor_rollout_ref.actor.use_dynamic_bsz=False",
-        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
-        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=4",
+    "two ranks, colocate_async": (
+        "trainer.n_gpus_per_node=2",
+        "trainer.v1.trainer_mode=colocate_async",
     ),
-    "dynamic micro-batches": ("actor_rollout_ref.actor.ppo_max_token_len_per_gpu=256",),
-    "LoRA": ("adapter=lora",),
+    "colocate_async with importance weights": ("mode=colocate_async",),
 }
 
 
 @pytest.mark.parametrize("overrides", WAYS.values(), ids=WAYS)
 def test_other_ways_to_train(start: Start, overrides: tuple[str, ...]) -> None:
-    started = start("trainer.total_training_steps=2", *overrides)
-    assert_clean_end(started)
-    assert started.summary["steps"] == 2
-    assert all(r.exact for r in replay(started.run / "journal", METHODS))
-    assert any(data["actor/grad_norm"] > 0 for data in started.steps.values())
+    assert_trained(start("trainer.total_training_steps=2", *overrides), steps=2)

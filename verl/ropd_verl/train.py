@@ -23,7 +23,7 @@ from typing import Any, TextIO
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from algo.env_file import load_env_file
-from algo.errors import ConfigurationError, JudgeOutage, RopdError
+from algo.errors import BudgetSpent, ConfigurationError, JudgeOutage, RopdError
 from algo.paths import absolute
 from algo.report import write_report
 from algo.runs import summary as summaries
@@ -257,7 +257,8 @@ def _why_it_stopped(failure: BaseException, run: RunDirectory, command: str) -> 
     message = "; ".join((message, *getattr(failure, "__notes__", ())))
     step = run.last_checkpoint()
     saved = "no checkpoint yet" if step is None else f"checkpoint of step {step} is saved"
-    fix = "fix the endpoint, then " if isinstance(failure, JudgeOutage) else ""
+    is_down = isinstance(failure, JudgeOutage) and not isinstance(failure, BudgetSpent)
+    fix = "fix the endpoint, then " if is_down else ""
     return f"stopped: {message}; {saved}; {fix}resume with: bash training/train.sh {command}"
 
 

@@ -13,6 +13,7 @@ import pytest
 from algo.errors import ConfigurationError
 from algo.runs.configuration import override, recorded_config
 from tests.builders.finished_run import write_run
+from tests.builders.patience import patience
 
 TRAINER = ("verl", "ray", "torch", "transformers", "vllm")
 # On an idle core the report takes 0.8 s; a timing belongs to benchmarks, a runaway here.
@@ -35,7 +36,7 @@ def ropd(*arguments: str, barred: tuple[str, ...] = TRAINER) -> subprocess.Compl
         env=os.environ,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(60),
         check=False,
     )
 
@@ -51,7 +52,7 @@ def test_what_is_barred_cannot_be_imported() -> None:
         [sys.executable, "-c", "import sys; sys.modules['torch'] = None; import torch"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(60),
         check=False,
     )
     assert "ModuleNotFoundError" in done.stderr

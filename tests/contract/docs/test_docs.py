@@ -30,6 +30,7 @@ from ropd_verl.checks.doctor import examine
 from ropd_verl.checks.finding import Level, Reach
 from ropd_verl.checks.machine import _optional_packages
 from ropd_verl.config import compose_config
+from tests.builders.patience import patience
 
 DOCS = sorted((REPOSITORY / "docs").glob("*.md"))
 ASSIGNMENT = re.compile(r"[A-Z][A-Z0-9_]*=")
@@ -133,7 +134,7 @@ def dry_run(environ: dict[str, str], words: Sequence[str]) -> str:
         env={**os.environ, "ROPD_SKIP_SETUP": "1", **environ, "ROPD_DRYRUN": "true"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(60),
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -16,6 +16,7 @@ from examples.arithmetic.impairments import Impairments
 from examples.arithmetic.judge_process import running_judge
 from examples.arithmetic.problems import Problem
 from examples.arithmetic.solutions import solve
+from tests.builders.patience import patience
 
 README = (Path(__file__).parents[3] / "README.md").read_text()
 
@@ -49,7 +50,7 @@ def test_the_judge_alone_scores_a_group(tmp_path: Path) -> None:
             },
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=patience(60),
             check=False,
         )
     assert done.returncode == 0, done.stderr

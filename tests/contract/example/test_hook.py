@@ -18,6 +18,7 @@ from algo.teacher.coverage import require_answers
 from algo.teacher.teacher_index import TeacherIndex
 from examples import arithmetic
 from examples.arithmetic import hook
+from tests.builders.patience import patience
 
 
 def settings(workdir: Path, **changes: Any) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def test_the_judge_is_served_with_its_faults(workdir: Path) -> None:
     judge = {"faults": [{"kind": "http_500", "fraction": 0.2}]}
     with arithmetic.serve(settings(workdir, judge=judge)) as base_url:
         url = base_url.removesuffix("/v1") + "/admin/faults"
-        with urllib.request.urlopen(url, timeout=20) as response:
+        with urllib.request.urlopen(url, timeout=patience(20)) as response:
             assert b'"fraction":0.2' in response.read()
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,7 @@ from examples.arithmetic.judge_process import module_command, module_environment
 from examples.arithmetic.problems import Problem, is_correct
 from examples.arithmetic.replies import teach
 from examples.arithmetic.solutions import STYLES, solve
+from tests.builders.patience import patience, wait_until
 
 PROBLEM = Problem(4857, 968)
 FORGOT_ALL = "7+8+0=15;5+6+0=11;8+9+0=17;4+0+0=4;answer 4715"
@@ -66,7 +66,7 @@ def exchange(url: str, body: Any = None) -> tuple[int, dict[str, Any]]:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=20) as response:
+        with urllib.request.urlopen(request, timeout=patience(20)) as response:
             return response.status, json.loads(response.read())
     except urllib.error.HTTPError as error:
         return error.code, {"headers": dict(error.headers), **json.loads(error.read())}
@@ -271,15 +271,8 @@ def start(tmp_path: Path, *arguments: str) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    await_condition(port_file.exists)
+    wait_until(port_file.exists, 60)
     return process
-
-
-def await_condition(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline, "waited for a minute"
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -294,12 +287,12 @@ def test_a_signal_ends_it_cleanly_even_with_a_request_hanging(
         [sys.executable, "-c", _POST, f"{url}/v1/chat/completions", json.dumps(body)],
         stderr=subprocess.DEVNULL,
     )
-    await_condition(lambda: exchange(f"{url}/admin/stats")[1]["in_flight"] == 1)
+    wait_until(lambda: exchange(f"{url}/admin/stats")[1]["in_flight"] == 1, 60)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=patience(30))
     assert process.returncode == 0
     assert b"Traceback" not in errors
-    assert hanging.wait(30) != 0
+    assert hanging.wait(patience(30)) != 0
 
 
 _POST = "import sys, urllib.request as u; u.urlopen(sys.argv[1], sys.argv[2].encode())"
@@ -317,10 +310,15 @@ def test_it_dies_with_its_parent(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", script, str(tmp_path / "judge.log")]
     died = subprocess.run(
-        command, env=module_environment(), capture_output=True, text=True, timeout=60, check=False
+        command,
+        env=module_environment(),
+        capture_output=True,
+        text=True,
+        timeout=patience(60),
+        check=False,
     )
     assert died.returncode == -signal.SIGKILL
-    await_condition(lambda: not answers(died.stdout.strip()))
+    wait_until(lambda: not answers(died.stdout.strip()), 60)
 
 
 def answers(url: str) -> bool:
@@ -336,7 +334,12 @@ def test_a_wrong_impairments_file_is_named(tmp_path: Path) -> None:
         "examples.arithmetic.judge", "--impairments", str(tmp_path / "bad.json")
     )
     ended = subprocess.run(
-        command, env=module_environment(), capture_output=True, text=True, timeout=60, check=False
+        command,
+        env=module_environment(),
+        capture_output=True,
+        text=True,
+        timeout=patience(60),
+        check=False,
     )
     assert ended.returncode == 2
     assert "bad.json" in ended.stderr
@@ -347,7 +350,12 @@ def test_a_port_in_use_is_one_line(base_url: str) -> None:
     port = base_url.split(":")[2].split("/")[0]
     command = module_command("examples.arithmetic.judge", "--port", port)
     ended = subprocess.run(
-        command, env=module_environment(), capture_output=True, text=True, timeout=60, check=False
+        command,
+        env=module_environment(),
+        capture_output=True,
+        text=True,
+        timeout=patience(60),
+        check=False,
     )
     assert ended.returncode == 1
     assert f"--port {port}" in ended.stderr

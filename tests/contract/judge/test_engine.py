@@ -16,6 +16,7 @@ from algo.openai_env import resolve_roles
 from algo.ropd.pipeline import Rollout
 from algo.ropd.settings import RopdSettings
 from tests.builders.judging import group, pipeline_for, right_scores
+from tests.builders.patience import patience
 from tests.fakes.judge import FakeJudge
 
 
@@ -278,7 +279,7 @@ async def test_closing_journals_what_was_paid_and_opens_nothing_anew(tmp_path: P
         await asyncio.sleep(0.5)
         started = time.monotonic()
         await pipeline.aclose()
-        assert time.monotonic() - started < 2.0
+        assert time.monotonic() - started < patience(2.0)
         ends = await asyncio.gather(*at_work, return_exceptions=True)
         with pytest.raises(JudgeOutage, match="the engine was closed"):
             await pipeline.score_group(group(5))

@@ -20,6 +20,7 @@ from algo.llm.endpoint import Endpoint
 from algo.llm.settings import RoleSettings
 from algo.testing import Batches, FakeOpenAI
 from algo.testing.batches import AnswerLine
+from tests.builders.patience import patience
 from tests.builders.teaching import environment, write_prompts
 from tests.fakes.teacher import teacher
 
@@ -167,7 +168,7 @@ def test_without_the_package_the_extra_is_named(tmp_path: Path) -> None:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(60),
         check=False,
     )
     assert result.returncode == 1

@@ -13,6 +13,7 @@ from ropd_verl.checks import doctor, start
 from ropd_verl.checks.finding import Level, Reach
 from ropd_verl.config import compose_config
 from tests.builders.checking import levels, subject
+from tests.builders.patience import patience
 
 
 def run(*arguments: str) -> tuple[int, list[str]]:
@@ -59,7 +60,11 @@ def test_the_checks_leave_verls_platform_undecided() -> None:
         "print(chosen._current_platform)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=patience(120),
+        check=True,
     )
     assert done.stdout.splitlines()[-1] == "None"
 

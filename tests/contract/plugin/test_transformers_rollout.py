@@ -16,6 +16,7 @@ from ropd_verl import transformers_rollout
 from ropd_verl.config import compose_config
 from ropd_verl.cpu.generation import RunningBatch, eos_token_ids
 from ropd_verl.transformers_rollout import TransformersReplica, TransformersServer
+from tests.builders.patience import patience
 
 RECIPE = WarmStart(hidden_size=32, layers=2)
 PROMPT = [5, 6, 7, 8]
@@ -132,7 +133,7 @@ async def test_a_pause_returns_what_there_is_and_holds_what_comes(
     whole = await generate(server, seed=4, temperature=0.0, max_tokens=400)
     running = asyncio.create_task(generate(server, seed=4, temperature=0.0, max_tokens=400))
     await running_in(server)
-    await asyncio.wait_for(server.abort_all_requests(), 10)
+    await asyncio.wait_for(server.abort_all_requests(), patience(10))
     cut = await running
     assert cut.stop_reason == "aborted"
     assert cut.token_ids == whole.token_ids[: len(cut.token_ids)]
@@ -141,7 +142,7 @@ async def test_a_pause_returns_what_there_is_and_holds_what_comes(
     done, _ = await asyncio.wait([held], timeout=0.5)
     assert not done
     await server.resume_generation()
-    assert (await asyncio.wait_for(held, 10)).stop_reason == "completed"
+    assert (await asyncio.wait_for(held, patience(10))).stop_reason == "completed"
 
 
 async def test_what_cannot_be_served_is_said(server: TransformersServer) -> None:

@@ -32,6 +32,7 @@ from ropd_verl.ray_actors import class_behind
 from ropd_verl.replay_buffer import RopdReplayBuffer, RopdReplayBufferAsync, build_replay_buffer
 from ropd_verl.reward_manager import RopdRewardManager
 from ropd_verl.transformers_rollout import TransformersReplica, TransformersServerAdapter
+from tests.builders.patience import patience
 
 
 def run_python(code: str, **variables: str) -> str:
@@ -40,7 +41,7 @@ def run_python(code: str, **variables: str) -> str:
         env=os.environ | variables,
         capture_output=True,
         text=True,
-        timeout=55,
+        timeout=patience(55),
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]

@@ -20,6 +20,7 @@ from algo.teacher.writer import TeacherIndexWriter
 from examples.arithmetic.student import build_tokenizer
 from ropd_verl.checks import inputs, machine, start
 from ropd_verl.config import compose_config
+from tests.builders.patience import patience
 
 MESSAGES = [{"role": "user", "content": "12+34=?"}]
 
@@ -55,7 +56,7 @@ def test_entry_says_one_line_and_exits_with_2() -> None:
         env=os.environ,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=patience(120),
         check=False,
     )
     assert done.returncode == 2

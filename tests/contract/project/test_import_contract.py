@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.builders.patience import patience
+
 ROOT = Path(__file__).parents[3]
 LINT_IMPORTS = Path(sys.executable).with_name("lint-imports")
 
@@ -32,7 +34,7 @@ class Copy:
             env=os.environ | {"PYTHONPATH": path, "COLUMNS": "200"},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=patience(60),
             check=False,
         )
         return done.returncode, done.stdout + done.stderr

@@ -24,6 +24,7 @@ from examples.arithmetic.judge_process import running_judge
 from examples.arithmetic.problems import Problem
 from examples.arithmetic.solutions import solve
 from tests.builders.finished_run import write_run
+from tests.builders.patience import patience
 
 # The first test builds and installs; a cold cache fetches the core dependencies.
 pytestmark = pytest.mark.timeout(300)
@@ -58,7 +59,7 @@ class Installed:
             env=_outside() | environ,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=patience(60),
             check=False,
         )
 
@@ -97,7 +98,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
         env=_outside(),
         capture_output=True,
         text=True,
-        timeout=SET_UP_LIMIT_S,
+        timeout=patience(SET_UP_LIMIT_S),
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.builders.checkout import FAKE_UV, Checkout, is_running, wait_for_text
+from tests.builders.patience import patience
 
 
 def uv_calls(checkout: Checkout) -> list[str]:
@@ -33,7 +34,7 @@ def test_two_starts_at_once_install_once(checkout: Checkout) -> None:
     checkout.stub("uv", FAKE_UV.replace('"pip install")', '"pip install") sleep 1;'))
     starts = [checkout.start("training/train.sh", ROPD_EXTRA="cpu") for _ in range(2)]
     for start in starts:
-        start.communicate(timeout=60)
+        start.communicate(timeout=patience(60))
     assert [start.returncode for start in starts] == [0, 0]
     assert len([call for call in uv_calls(checkout) if call.startswith("pip install")]) == 1
 
@@ -111,7 +112,7 @@ def test_sigterm_during_setup_ends_the_installation(checkout: Checkout) -> None:
     process = checkout.start("training/train.sh", ROPD_EXTRA="cpu")
     pid = int(wait_for_text(installing))
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=30)
+    process.communicate(timeout=patience(30))
     assert process.returncode == 143
     assert not is_running(pid)
     assert not (checkout.root / ".venv/.ropd-setup").exists()

@@ -14,6 +14,7 @@ import pytest
 
 from algo.paths import REPOSITORY
 from tests.builders.checkout import Checkout, is_running
+from tests.builders.patience import patience
 
 # Serves what judge_ready.py asks for, and starts a worker process as vLLM does.
 FAKE_VLLM = f"""#!{sys.executable}
@@ -123,7 +124,7 @@ def test_judge_is_checked_then_serves_until_a_signal_ends_all_of_it(
     assert "ropd.judge.rubricator.api_key_env=ROPD_JUDGE_API_KEY" in line
     assert "sk-secret" not in line
     process.send_signal(number)
-    process.communicate(timeout=30)
+    process.communicate(timeout=patience(30))
     assert process.returncode == 128 + number
     record = json.loads(Path(judge.environ["RECORD"]).read_text())
     assert "sk-secret" not in " ".join(record["argv"])
@@ -134,7 +135,7 @@ def test_judge_with_another_context_tells_the_run(judge: Checkout) -> None:
     assert process.stderr is not None
     line = process.stderr.readline()
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=30)
+    process.communicate(timeout=patience(30))
     assert " ROPD_JUDGE_MAX_MODEL_LEN=32768" in line
 
 

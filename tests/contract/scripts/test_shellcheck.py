@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from algo.paths import REPOSITORY
+from tests.builders.patience import patience
 
 SCRIPTS = sorted(
     path
@@ -20,5 +21,7 @@ SCRIPTS = sorted(
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_shellcheck_has_nothing_to_say(script: Path) -> None:
     command = [str(Path(sys.executable).parent / "shellcheck"), "-x", "-s", "bash", str(script)]
-    found = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    found = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, timeout=patience(60)
+    )
     assert found.returncode == 0, found.stdout

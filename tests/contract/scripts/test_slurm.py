@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.builders.patience import patience, wait_until
 
 ROOT = Path(__file__).parents[3]
 
@@ -72,11 +73,7 @@ class Job:
         return self.record.read_text().splitlines() if self.record.exists() else []
 
     def wait_for(self, text: str) -> None:
-        for _ in range(300):
-            if any(text in line for line in self.lines()):
-                return
-            time.sleep(0.1)
-        pytest.fail(f"{text!r} never came; there is {self.lines()}")
+        wait_until(lambda: any(text in line for line in self.lines()), 30, f"no {text!r}")
 
 
 @pytest.fixture
@@ -112,7 +109,7 @@ def job(tmp_path: Path) -> Job:
 
 def test_ray_starts_on_all_nodes_and_training_on_the_first(job: Job) -> None:
     started = job.start("hardware=multinode", EXIT_CODE="3")
-    assert started.wait(60) == 3, started.stderr and started.stderr.read()
+    assert started.wait(patience(60)) == 3, started.stderr and started.stderr.read()
     lines = job.lines()
     assert any("start --head" in line and line.endswith("on node1") for line in lines)
     assert any("--address=node1:6379" in line and line.endswith("on not node1") for line in lines)
@@ -127,7 +124,7 @@ def test_a_signal_ends_training_and_ray(job: Job) -> None:
     started = job.start(TRAIN_S="60")
     job.wait_for("train")
     started.send_signal(signal.SIGTERM)
-    assert started.wait(30) == 143
+    assert started.wait(patience(30)) == 143
     assert len([line for line in job.lines() if line.startswith("ray ended")]) == 2
 
 
@@ -136,7 +133,7 @@ def test_nodes_that_stay_away_are_an_error(job: Job) -> None:
         PYTHON.replace('count("ray start") == 2', "isdigit()")
     )
     started = job.start(ROPD_RAY_STARTUP_TIMEOUT_S="1")
-    assert started.wait(60) == 1
+    assert started.wait(patience(60)) == 1
     assert started.stderr is not None
     assert "ROPD_RAY_STARTUP_TIMEOUT_S" in started.stderr.read()
 
@@ -144,7 +141,7 @@ def test_nodes_that_stay_away_are_an_error(job: Job) -> None:
 def test_a_broken_env_file_ends_the_job_before_ray_starts(job: Job) -> None:
     (job.root / ".env").write_text("no assignment\n")
     started = job.start()
-    assert started.wait(60) == 1
+    assert started.wait(patience(60)) == 1
     assert started.stderr is not None
     assert "line 1: expected KEY=VALUE" in started.stderr.read()
     assert job.lines() == []
@@ -152,6 +149,6 @@ def test_a_broken_env_file_ends_the_job_before_ray_starts(job: Job) -> None:
 
 def test_outside_a_job_it_says_so(job: Job) -> None:
     started = job.start(SLURM_JOB_NODELIST="")
-    assert started.wait(60) == 1
+    assert started.wait(patience(60)) == 1
     assert started.stderr is not None
     assert "start it with sbatch" in started.stderr.read()

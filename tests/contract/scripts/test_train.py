@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.builders.checkout import FAKE_UV, Checkout
+from tests.builders.patience import patience
 
 
 def test_train_passes_arguments_and_exit_code_from_another_directory(checkout: Checkout) -> None:
@@ -34,7 +35,7 @@ def test_sigterm_and_sigint_reach_the_trainer(checkout: Checkout) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
-        process.communicate(timeout=30)
+        process.communicate(timeout=patience(30))
         assert process.returncode == 100 + number
 
 

@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,6 +18,7 @@ from algo.data.prompt_file import distinct_prompts
 from algo.teacher.coverage import missing_answers
 from algo.teacher.teacher_index import AnswerStatus, TeacherIndex
 from algo.testing import FakeOpenAI, Fault, FaultKind, Reply, Request
+from tests.builders.patience import patience, wait_until
 from tests.builders.teaching import build, command, environment, write_prompts
 from tests.fakes.teacher import numbered, teacher
 
@@ -220,7 +220,7 @@ def test_second_builder_refuses(data: Path, tmp_path: Path) -> None:
     with teacher(latency_s=20.0) as endpoint:
         first = subprocess.Popen(command(endpoint, data, out), env=environment())
         try:
-            wait_for(lambda: endpoint.in_flight > 0)
+            wait_until(lambda: endpoint.in_flight > 0, 30)
             second = build(endpoint, data, out)
         finally:
             first.kill()
@@ -291,9 +291,9 @@ def test_interrupt_waits_for_the_requests_in_flight(
     with teacher(latency_s=1.0) as endpoint:
         words = command(endpoint, data, out, "--concurrency", "3")
         process = subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True)
-        wait_for(lambda: endpoint.in_flight == 3)
+        wait_until(lambda: endpoint.in_flight == 3, 30)
         process.send_signal(number)
-        _, stderr = process.communicate(timeout=30)
+        _, stderr = process.communicate(timeout=patience(30))
         assert process.returncode == 1
     assert "interrupted" in stderr
     assert "Traceback" not in stderr
@@ -311,7 +311,12 @@ def test_full_disk_ends_the_build_and_loses_nothing(data: Path, tmp_path: Path) 
         words = command(endpoint, data, out, "--concurrency", "1")
         words[1:3] = ["-c", limited]
         result = subprocess.run(
-            words, env=environment(), capture_output=True, text=True, timeout=60, check=False
+            words,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=patience(60),
+            check=False,
         )
         assert result.returncode == 1
         assert "cannot write teacher index" in result.stderr
@@ -348,7 +353,7 @@ def test_twenty_kills_lose_nothing_and_ask_little_again(tmp_path: Path) -> None:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-            wait_for(lambda: sum(endpoint.asked.values()) > before)  # noqa: B023
+            wait_until(lambda: sum(endpoint.asked.values()) > before, 30)  # noqa: B023
             time.sleep(rng.uniform(0.0, 0.4))
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
@@ -363,10 +368,3 @@ def test_twenty_kills_lose_nothing_and_ask_little_again(tmp_path: Path) -> None:
         for prompt in distinct_prompts([data]).values():
             texts = [answer.text for answer in index.all_answers(prompt.fingerprint)]
             assert len(set(texts)) == 4
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.01)

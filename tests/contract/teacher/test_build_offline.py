@@ -20,6 +20,7 @@ from algo.teacher.build import BuildReport, Order, Permission, teacher_of
 from algo.teacher.build_offline import OfflineEngine, OfflineRequest, build_offline
 from algo.teacher.teacher_index import AnswerStatus, TeacherIndex
 from algo.teacher.writer import TeacherIndexWriter
+from tests.builders.patience import patience
 
 ENDPOINT = Endpoint(
     "teacher", "qwen", "http://ray-cluster", RoleSettings(temperature=0.6, max_tokens=100)
@@ -170,7 +171,7 @@ def test_ray_data_composes_the_stages_that_our_rows_are_made_for(tmp_path: Path)
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=patience(150),
         check=False,
     )
     assert result.returncode == 0, result.stderr[-2000:]

@@ -15,6 +15,7 @@ import pytest
 
 from algo.testing import FakeOpenAI, Fault, FaultKind, Reply, Request, Usage
 from algo.testing.faults import STATUSES
+from tests.builders.patience import patience
 
 
 def echo(request: Request) -> str:
@@ -160,7 +161,7 @@ async def test_a_connection_ends_as_planned_and_the_server_goes_on(
         if fault.seconds:
             assert time.monotonic() - started > fault.seconds
         assert (await post(fake))[0] == 200
-    assert time.monotonic() - started < 5.0
+    assert time.monotonic() - started < patience(5.0)
     assert fake.faults == {f"m/{fault.kind}": 1}
 
 
@@ -223,7 +224,7 @@ async def test_a_request_that_hangs_does_not_keep_the_server_from_ending() -> No
         hanging = asyncio.create_task(post(fake))
         await arrived.wait()
         started = time.monotonic()
-    assert time.monotonic() - started < 3.0
+    assert time.monotonic() - started < patience(3.0)
     with pytest.raises(aiohttp.ClientError):
         await hanging
 
@@ -238,12 +239,12 @@ def test_code_without_an_event_loop_is_served_from_a_thread() -> None:
             json.dumps(body).encode(),
             {"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=patience(10)) as response:
             assert said(json.loads(response.read())) == ["x (0, 0)"]
     assert fake.asked == {"x": 1}
     assert threading.active_count() == before
     with pytest.raises(OSError, match="refused"):
-        urllib.request.urlopen(f"{url}/models", timeout=10)
+        urllib.request.urlopen(f"{url}/models", timeout=patience(10))
 
 
 def test_a_port_in_use_is_an_error_and_leaves_no_thread() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 import algo.cli
 import algo.env_file
+from tests.builders.patience import patience
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -20,7 +21,11 @@ def test_help_imports_nothing_heavy() -> None:
         "{'aiohttp', 'datasets', 'pyarrow', 'ray', 'torch', 'transformers', 'verl'})"
     )
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=patience(60),
+        check=True,
     )
     assert result.stdout.strip() == "set()"
 

@@ -84,7 +84,7 @@ def test_math_is_graded_from_any_thread() -> None:
 
 def test_missing_math_verify_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(math_equivalence, "find_spec", lambda _: None)
-    monkeypatch.setattr(math_equivalence, "_CHILD", math_equivalence._Child())
+    monkeypatch.setattr(math_equivalence, "_CHILDREN", math_equivalence._children())
     with pytest.raises(ConfigurationError, match=r"ropd\[math\]"):
         grade("math", "1", "1")
 

@@ -65,6 +65,7 @@ AROUND = st.text(st.characters(exclude_categories=["Cs"]), max_size=SHORTEST_KEY
 """Too short to hold a key."""
 
 
+@example("00000000000u", "", "", 0)
 @given(KEYS, AROUND, AROUND, st.integers(0, 2**32))
 def test_no_error_text_holds_a_key_in_any_writing(
     key: str, before: str, after: str, seed: int

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from ropd_verl.group_barrier import GroupBarrier, GroupFailed
+from tests.builders.patience import patience
 
 
 def barrier(size, judge):
@@ -84,7 +85,7 @@ async def test_a_session_that_ends_without_an_answer_fails_the_group_at_once():
     assert not waiting.done()
     group.left(1)
     with pytest.raises(GroupFailed, match="session 1 ended without an answer"):
-        await asyncio.wait_for(waiting, 1)
+        await asyncio.wait_for(waiting, patience(1))
 
 
 async def test_a_session_that_ends_after_the_judgement_changes_nothing():

@@ -14,6 +14,7 @@ import algo.env_file
 from algo.env_file import load_env_file
 from algo.errors import ConfigurationError
 from ropd_verl import train
+from tests.builders.patience import patience
 
 ROOT = Path(__file__).parents[3]
 
@@ -94,7 +95,7 @@ def run(checkout: Path, *command: str, **environ: str) -> subprocess.CompletedPr
         cwd="/",
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(60),
         check=False,
     )
 

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from algo.cli import app
 from algo.errors import ConfigurationError
+from algo.judge.settings import BudgetSettings
 from algo.llm.settings import PricesSettings
 from algo.paths import REPOSITORY
 from algo.ropd.plan import (
@@ -19,6 +20,7 @@ from algo.ropd.plan import (
     Workload,
     bound_step,
     calls_of_group,
+    fit_budget,
     judge_context_tokens,
     measured_in,
     plan_disk,
@@ -176,3 +178,30 @@ def test_times_have_to_be_given_or_measured() -> None:
     done = CliRunner().invoke(app, ["plan"])
     assert isinstance(done.exception, ConfigurationError)
     assert "--rubricator-s" in str(done.exception)
+
+
+def test_a_budget_is_compared_with_the_whole_runs_estimate() -> None:
+    prices = PricesSettings(input=1.0, output=10.0)
+    judge = plan_judge(LOAD, Measured(1.0, 1.0), prices)
+    tokens = (judge.tokens_in_per_step + judge.tokens_out_per_step) * LOAD.steps
+    enough, half = (
+        fit_budget(BudgetSettings(tokens=int(limit)), judge, LOAD.steps)[0]
+        for limit in (tokens, tokens / 2)
+    )
+    assert enough.suffices
+    assert not half.suffices
+    assert "after some 3 of 7 steps" in half.line()
+    [money] = fit_budget(BudgetSettings(cost=judge.cost_per_run * 2), judge, LOAD.steps)
+    assert money.suffices
+    assert fit_budget(BudgetSettings(), judge, LOAD.steps) == []
+
+
+def test_the_command_says_what_the_budget_is_worth() -> None:
+    times = ["--rubricator-s", "5", "--verifier-s", "5", "--parameters", "4"]
+    poor, rich = (
+        CliRunner().invoke(app, ["plan", *times, f"ropd.judge.budget.tokens={tokens}"])
+        for tokens in (1_000_000, 10**12)
+    )
+    assert "budget      ropd.judge.budget.tokens=1,000,000 is below the estimate" in poor.output
+    assert "is within it" in rich.output
+    assert "budget " not in CliRunner().invoke(app, ["plan", *times]).output

@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from algo.errors import ConfigurationError
+from algo.judge.ledger import check_budget, read_ledger
 from algo.judge.preflight import check_judge, trial, unusable
 from algo.llm.endpoint import Request
 from algo.llm.http.wire import Fault
@@ -16,8 +17,12 @@ from algo.llm.scheduler import RequestScheduler
 from algo.llm.tasks import all_of
 from algo.methods.registry import roles_of
 from algo.openai_env import ResolvedRole, resolve_roles
+from algo.paths import absolute
+from algo.ropd.pipeline import Ropd
+from algo.ropd.plan import Measured, fit_budget, highest_prices, plan_judge
 from algo.ropd.rubric import rubric_json_schema
 from algo.ropd.settings import RopdSettings
+from algo.ropd.workload import workload_of
 from ropd_verl.checks.finding import Finding, Subject, note, ok, warning
 
 QUESTION = Request(
@@ -52,6 +57,35 @@ def address(subject: Subject) -> Iterable[Finding]:
                 f"{role.prefix}.base_url to an address that all of them reach"
             )
     yield ok(f"one address for all of {subject.nodes} nodes")
+
+
+def budget(subject: Subject) -> Iterable[Finding]:
+    """The budget against the estimate of `ropd plan`, and what earlier starts have spent of it."""
+    settings, config = subject.settings, subject.config
+    limits = settings.budget
+    asked = roles_of(settings)
+    check_budget(limits, asked)
+    if limits.tokens is None and limits.cost is None:
+        yield ok("ropd.judge.budget sets no limit")
+        return
+    prices = {role: each.prices for role, each in asked.items()}
+    if settings.journal_dir is not None:
+        spent = read_ledger(absolute(settings.journal_dir), limits, prices).spent()
+        if spent is not None:
+            raise ConfigurationError(spent.message)
+    if settings.method.name != Ropd.name or config.trainer.total_training_steps is None:
+        yield note("ropd.judge.budget is not compared: `ropd plan` has no estimate of this run")
+        return
+    load = workload_of(config, settings)
+    plan = plan_judge(load, Measured(0.0, 0.0), highest_prices(settings))
+    for fit in fit_budget(limits, plan, load.steps):
+        if fit.suffices:
+            yield ok(fit.line())
+        else:
+            yield warning(
+                f"{fit.line()} (texts of assumed lengths)",
+                f"raise {fit.setting}, or see `ropd plan` with your lengths",
+            )
 
 
 def endpoints(subject: Subject) -> Iterable[Finding]:
