@@ -185,11 +185,12 @@ async def test_puts_of_a_moment_are_one_put_of_the_same_rows(
     assert stored[0]["tags"] == [{"n": i} for i in range(8)]
     together, wanted = stored[0]["fields"], list_of_dict_to_tensordict(rows)
     assert together.keys() == wanted.keys()
-    for row in range(8):
-        for name in ("responses", "rm_scores"):
-            assert torch.equal(together[name][row], wanted[name][row])
-        for name in ("uid", "extra_fields", "raw_prompt", "multi_modal_inputs"):
-            assert together[row][name] == wanted[row][name]
+    for name in ("responses", "rm_scores"):
+        for row, put_in in enumerate(rows):
+            assert torch.equal(together[name][row], put_in[name])
+    for name in ("uid", "extra_fields", "raw_prompt", "multi_modal_inputs"):
+        column: Any = together.get(name)
+        assert column.tolist() == [put_in[name] for put_in in rows]
 
 
 async def test_a_put_that_fails_fails_those_who_put(monkeypatch: pytest.MonkeyPatch) -> None:
