@@ -31,6 +31,8 @@ class FailureKind(StrEnum):
     """The teacher index lacks the answers this prompt needs."""
     CONTEXT_OVERFLOW = "context_overflow"
     """The prompt does not fit the judge's context."""
+    BUDGET = "budget"
+    """`ropd.judge.budget` was spent before the group was judged."""
 
 
 class RopdError(Exception):
@@ -132,3 +134,10 @@ class JudgeOutage(RopdError):
             f"judge outage at {self.endpoint} ({self.kind.value}, {self.seconds:.0f} s): "
             f"{self.message}"
         )
+
+
+class BudgetSpent(JudgeOutage):
+    """`ropd.judge.budget` is spent: the run stops, and goes on where it is raised."""
+
+    def __str__(self) -> str:
+        return self.message

@@ -53,6 +53,8 @@ class Exchange:
     fault: str | None
     cut_characters: int = 0
     """How much of the answers was cut out of the prompt to fit the context."""
+    prompt_characters: int = 0
+    """Of all messages sent, repair turns included."""
 
 
 Transcript = list[Exchange]
@@ -118,7 +120,7 @@ class Judge:
             try:
                 value = _read(query, reply)
             except Unusable as unusable:
-                transcript.append(self._exchange(query, reply, str(unusable)))
+                transcript.append(self._exchange(query, request, reply, str(unusable)))
                 faults[unusable.kind] += 1
                 if faults[unusable.kind] > self._scheduler.allowed(unusable.kind):
                     raise JudgeFailure(
@@ -130,7 +132,7 @@ class Judge:
                 self._scheduler.count_retry(unusable.kind)
                 messages = _repair_turn(query, reply, unusable)
             else:
-                transcript.append(self._exchange(query, reply, None))
+                transcript.append(self._exchange(query, request, reply, None))
                 return value
 
     async def _reply(
@@ -148,11 +150,14 @@ class Judge:
                 self._go_text_only(rejected)
                 return reply
         except JudgeFailure as failure:
-            transcript.append(self._exchange(query, None, str(failure)))
+            transcript.append(self._exchange(query, request, None, str(failure)))
             raise
 
-    def _exchange(self, query: Query[Any], reply: Reply | None, fault: str | None) -> Exchange:
-        return Exchange(self.endpoint.role, reply, fault, query.call.cut_characters)
+    def _exchange(
+        self, query: Query[Any], request: Request, reply: Reply | None, fault: str | None
+    ) -> Exchange:
+        cut = query.call.cut_characters
+        return Exchange(self.endpoint.role, reply, fault, cut, request.characters)
 
     def _go_text_only(self, rejected: RequestRejected) -> None:
         if not self._text_only:

@@ -22,6 +22,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -150,13 +151,22 @@ class PromptTemplate:
         return self.fill({**values, **shown, "nonce": nonce})
 
 
-def draw_nonce(texts: Iterable[str]) -> str:
-    """16 random hex digits that occur in none of `texts`."""
+def draw_nonce(texts: Iterable[str], key: str | None = None) -> str:
+    """16 random hex digits that occur in none of `texts`.
+
+    With `key` the same again for the same key: a random one, drawn after the texts were written,
+    that is kept to make the very prompt anew.
+    """
     texts = tuple(texts)
-    while True:
-        nonce = secrets.token_hex(8)
+    for attempt in count():
+        nonce = secrets.token_hex(8) if key is None else _keyed(f"{attempt}\n{key}")
         if not any(nonce in text for text in texts):
             return nonce
+    raise AssertionError("count() has no end")
+
+
+def _keyed(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def fence(block: Block, nonce: str, inert: Inert = inert) -> str:

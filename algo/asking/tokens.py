@@ -52,20 +52,14 @@ class JudgeTokenizer:
 
         Raises `ConfigurationError`.
         """
-        setting = f"ropd.judge.{role}.tokenizer"
-        path = Path(named)
-        file = path / "tokenizer.json" if path.is_dir() else path
         try:
             from tokenizers import Tokenizer
         except ImportError:
             raise ConfigurationError(
-                f"{setting} needs the package `tokenizers`: install it, or set null to estimate"
+                f"ropd.judge.{role}.tokenizer needs the package `tokenizers`: install it, or set "
+                "null to estimate"
             ) from None
-        if not file.is_file():
-            raise ConfigurationError(
-                f"{setting}={named}: no tokenizer.json there; name one, or set null to estimate"
-            )
-        return cls(Tokenizer.from_file(str(file)))
+        return cls(Tokenizer.from_file(str(tokenizer_file(role, named))))
 
     def count(self, text: str) -> int:
         return len(self._encode(encodable(text)).ids)
@@ -102,6 +96,18 @@ class JudgeTokenizer:
             start += len(spelled) - len(spelled.lstrip())
             if spelled.strip():
                 yield start, start + len(spelled.strip())
+
+
+def tokenizer_file(role: str, named: str) -> Path:
+    """The file that `ropd.judge.<role>.tokenizer` names; raises `ConfigurationError`."""
+    path = Path(named)
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file():
+        raise ConfigurationError(
+            f"ropd.judge.{role}.tokenizer={named}: no tokenizer.json there; name one, or set null "
+            "to estimate"
+        )
+    return file
 
 
 def _broken(text: str, spans: Iterable[tuple[int, int]], *, with_spaces: bool) -> str:

@@ -64,15 +64,15 @@ def plan(
     """
     from algo.errors import ConfigurationError
     from algo.judge.plan import Measured, measured_in
+    from algo.judge.workload import Lengths, workload_of
     from algo.methods.registry import method_of, ropd_settings
     from algo.runs.summary import read_metrics
 
     config = _config(run, config_name, overrides or [])
     settings = ropd_settings(config)
     method = method_of(settings)
-    load = _workload(
-        config, settings, answer_tokens, question_tokens, rubric_tokens, verdict_tokens
-    )
+    lengths = Lengths(answer_tokens, question_tokens, rubric_tokens, verdict_tokens)
+    load = workload_of(config, settings, lengths)
     stages = method.stages(settings, load)
     if stages is None:
         raise ConfigurationError(
@@ -97,7 +97,7 @@ def plan(
     for line in (
         f"run         {load.steps} steps x {load.prompts} prompts x {load.rollouts} rollouts",
         f"method      {method.name}: {method.summary(settings)}",
-        *_judge_lines(load, stages, measured, prices, concurrency),
+        *_judge_lines(load, stages, measured, prices, settings),
         *_step_lines(load, stages, measured, prices, concurrency),
         *_disk_lines(load, stages, method.needs_teachers(settings), config, parameters),
     ):
@@ -129,32 +129,6 @@ def _config(run: Path | None, config_name: str, overrides: list[str]) -> DictCon
     return config
 
 
-def _workload(
-    config: DictConfig,
-    settings: RopdSettings,
-    answer: int,
-    question: int,
-    rubric: int,
-    verdict: int,
-) -> Workload:
-    from algo.errors import ConfigurationError
-    from algo.judge.plan import Workload
-
-    steps = config.trainer.total_training_steps
-    if steps is None:
-        raise ConfigurationError("trainer.total_training_steps is null: set it to plan a run")
-    return Workload(
-        prompts=config.data.train_batch_size,
-        rollouts=config.actor_rollout_ref.rollout.n,
-        teacher_answers=settings.teacher_answers,
-        steps=steps,
-        question=question,
-        answer=answer,
-        rubric=rubric,
-        verdict=verdict,
-    )
-
-
 def _prices(
     method: type[Signal[RopdSettings]],
     settings: RopdSettings,
@@ -162,21 +136,21 @@ def _prices(
     price_output: float | None,
 ) -> PricesSettings:
     """The given prices, else the highest of the roles' configured ones."""
-    from algo.llm.settings import PricesSettings
+    from algo.judge.plan import highest_prices
 
-    roles = [role.prices for role in method.roles(settings).values()]
-    highest_in = max((prices.input for prices in roles), default=0.0)
-    highest_out = max((prices.output for prices in roles), default=0.0)
-    return PricesSettings(
-        input=highest_in if price_input is None else price_input,
-        output=highest_out if price_output is None else price_output,
-    )
+    given = {"input": price_input, "output": price_output}
+    prices = highest_prices(method.roles(settings))
+    return prices.model_copy(update={key: v for key, v in given.items() if v is not None})
 
 
 def _judge_lines(
-    load: Workload, stages: Stages, measured: Measured, prices: PricesSettings, concurrency: int
+    load: Workload,
+    stages: Stages,
+    measured: Measured,
+    prices: PricesSettings,
+    settings: RopdSettings,
 ) -> list[str]:
-    from algo.judge.plan import plan_judge
+    from algo.judge.plan import fit_budget, plan_judge
 
     if not stages:
         return ["calls       none: no judge is asked"]
@@ -197,9 +171,10 @@ def _judge_lines(
         f"{_millions(judge.tokens_in_per_step * load.steps)} in, "
         f"{_millions(judge.tokens_out_per_step * load.steps)} out ({taken_from})",
         f"cost        {cost}",
+        *(f"budget      {fit.line()}" for fit in fit_budget(settings.budget, judge, load.steps)),
         f"tail        {judge.tail_s:,.1f} s from a step's last rollout to its last reward",
         f"in flight   {judge.in_flight_sync} requests, when all groups of a step end at once "
-        f"(limits.concurrency={concurrency})",
+        f"(limits.concurrency={settings.judge.limits.concurrency})",
     ]
 
 

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from algo.judge.replay import Replayed
+    from algo.openai_env import ResolvedRole
+    from algo.ropd.as_judged import AsJudged
     from algo.ropd.rejudge import Rejudged
-    from algo.ropd.settings import VerifierSettings
 
 
 def replay(
-    journal: Annotated[Path, typer.Argument(help="Journal folder, or one of its files.")],
+    run: Annotated[
+        Path, typer.Argument(help="A run's directory, a journal folder, or one of its files.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[OVERRIDE]...",
+            help="Settings of the other judge beside the run's, as replay.verifier.top_p=null.",
+        ),
+    ] = None,
     rejudge: Annotated[
         bool, typer.Option("--rejudge", help="Let another judge decide the same criteria.")
     ] = False,
@@ -29,26 +40,40 @@ def replay(
     api_key_env: Annotated[
         str | None, typer.Option(help="Name of the variable that holds its key, if it needs one.")
     ] = None,
-    temperature: Annotated[float, typer.Option(min=0.0)] = 0.0,
-    max_tokens: Annotated[int, typer.Option(min=1)] = 4096,
+    temperature: Annotated[
+        float | None, typer.Option(min=0.0, help="The run's by default.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="The run's by default.")] = None,
     teacher_index: Annotated[
         Path | None,
-        typer.Option(help="The run's teacher index; without it the students are judged alone."),
+        typer.Option(
+            help="For a run of an earlier version, whose journal lacks the teachers' words."
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Rejudge only the first so many groups.")
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Groups judged at a time.")] = 32,
 ) -> None:
-    """Recompute every reward of a journal; exit code 1 if one differs from what the run used."""
+    """Recompute every reward of a run; exit code 1 if one differs from what the run used.
+
+    With --rejudge another judge decides the same criteria on the same answers, shown as the run
+    showed them and sampled as the run sampled.
+    """
     from itertools import islice
 
-    from algo.judge.journal import read_records
+    from algo.judge.journal import journal_folder
+    from algo.judge.replay import read_judgements
     from algo.judge.replay import replay as replayed_records
     from algo.methods.registry import METHODS
-    from algo.ropd.settings import VerifierSettings
+    from algo.overrides import read_overrides
+    from algo.ropd.as_judged import AsJudged, given_settings
+    from algo.teacher.teacher_index import TeacherIndex
 
-    failed = sum(record["status"] == "failed" for record in read_records(journal))
+    given = given_settings(read_overrides(overrides or []))
+    folder = journal_folder(run)
+    journal = folder if run.is_dir() else run
+    failed = sum(record["status"] == "failed" for record in read_judgements(journal))
     judged = inexact = 0
     for replayed in replayed_records(journal, METHODS):
         judged += 1
@@ -59,39 +84,34 @@ def replay(
     if rejudge:
         if model is None:
             raise typer.BadParameter("--rejudge needs --model, or ROPD_VERIFIER_MODEL")
-        settings = VerifierSettings(
-            model=model,
-            base_url=base_url,
-            api_key_env=api_key_env,
-            temperature=temperature,
-            max_tokens=max_tokens,
-        )
+        own = {"temperature": temperature, "max_tokens": max_tokens}
+        flags = {key: value for key, value in own.items() if value is not None}
+        judge = {"model": model, "base_url": base_url, "api_key_env": api_key_env}
+        index = None if teacher_index is None else TeacherIndex.open(teacher_index)
+        shown = AsJudged(folder, index)
         chosen = list(islice(replayed_records(journal, METHODS), limit))
-        outcome = asyncio.run(_rejudge(chosen, settings, teacher_index, concurrency))
+        outcome = asyncio.run(_rejudge(chosen, shown, {**judge, **flags, **given}, concurrency))
         _report(outcome)
+        for what, count in shown.lacking.items():
+            typer.echo(f"note: {count} {what}")
     if inexact:
         raise typer.Exit(1)
 
 
 async def _rejudge(
-    chosen: list[Replayed], settings: VerifierSettings, teacher_index: Path | None, width: int
+    chosen: list[Replayed], shown: AsJudged, given: Mapping[str, Any], width: int
 ) -> Rejudged:
-    from algo.asking.query import Judge
-    from algo.judge.preflight import check_roles
-    from algo.llm.scheduler import RequestScheduler
+    from algo.llm.settings import validated
     from algo.openai_env import resolve_role
-    from algo.ropd.client import Verifier
     from algo.ropd.rejudge import rejudge
-    from algo.ropd.settings import JudgeSettings, RopdSettings
-    from algo.teacher.teacher_index import TeacherIndex
+    from algo.ropd.settings import VerifierSettings
 
-    role = resolve_role("verifier", settings, os.environ, "replay.verifier")
-    index = None if teacher_index is None else TeacherIndex.open(teacher_index)
-    async with RequestScheduler() as scheduler:
-        await check_roles([role], scheduler)
-        judge = Judge(role.endpoint, scheduler, priority=0)
-        verifier = Verifier(judge, RopdSettings(judge=JudgeSettings(verifier=settings)))
-        return await rejudge(chosen, verifier, index, width)
+    def other(recorded: Mapping[str, Any]) -> ResolvedRole:
+        name = "replay.verifier"
+        settings = validated(VerifierSettings, {**recorded, **given}, name)
+        return resolve_role("verifier", settings, os.environ, name)
+
+    return await rejudge(chosen, shown, other, width)
 
 
 def _report(outcome: Rejudged) -> None:

@@ -52,13 +52,6 @@ def check_file(
     return rows, findings
 
 
-def ungradable(file: Path) -> Iterator[RowFinding]:
-    """What keeps rows of a prompt file from being graded against ground truth; raises as
-    `check_file`."""
-    for row, values in read_rows(file, ("data_source", "reward_model")):
-        yield from _grading(row, values, validation=True)
-
-
 def _prompt(
     row: int, values: dict[str, Any], max_chars: int | None, first_with: dict[str, int]
 ) -> Iterator[RowFinding]:

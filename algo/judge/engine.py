@@ -16,11 +16,14 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, Self
 
 from algo.asking.templates import question_text
+from algo.asking.tokens import tokenizer_file
 from algo.data.fingerprint import prompt_fingerprint
-from algo.errors import ConfigurationError, JudgeFailure, JudgeOutage
+from algo.errors import BudgetSpent, ConfigurationError, JudgeFailure, JudgeOutage
+from algo.judge.books import Books
 from algo.judge.gate import QualityGate
-from algo.judge.group import Group
+from algo.judge.group import Group, Unfinished
 from algo.judge.journal import Journal
+from algo.judge.ledger import Ledger, check_budget
 from algo.judge.method import (
     Judgement,
     Method,
@@ -31,8 +34,9 @@ from algo.judge.method import (
 )
 from algo.judge.metrics import Tally, group_figures
 from algo.judge.preflight import check_roles
-from algo.judge.record import Setup, failed_record, judged_record
+from algo.judge.record import Setup, failed_record, judged_record, record_texts
 from algo.judge.settings import EngineSettings
+from algo.llm.endpoint import Endpoint
 from algo.llm.scheduler import RequestScheduler, closed_outage
 from algo.openai_env import ResolvedRole, resolve_roles
 from algo.teacher.teacher_index import TeacherIndex
@@ -59,8 +63,15 @@ class Engine:
         self._roles = roles
         self._scheduler = scheduler
         self._journal = journal
-        self._setup = Setup(method.name, method.setup(), endpoints)
+        self._unfinished: Unfinished = settings.rollouts.unfinished
+        for template in method.templates():
+            journal.keep_file(template.text.encode(), ".txt")
+        kept = _keep_tokenizers(journal, endpoints)
+        self._setup = Setup(method.name, method.setup(), endpoints, kept)
         self._tally = Tally(endpoints)
+        ledger = Ledger(settings.budget, {each.role: each.settings.prices for each in endpoints})
+        self._books = Books(journal, self._setup, self._tally, ledger, scheduler)
+        method.note = self._books.note
         self._gate = QualityGate(settings.gate, settings.limits.outage_s)
         self._closed = False
         self._at_work = 0
@@ -73,26 +84,53 @@ class Engine:
         Raises `JudgeFailure` (the group leaves the batch), `JudgeOutage` or `JournalError` (the
         run must stop). A closed engine raises `JudgeOutage`.
         """
-        async with self._gate.passage(), self._working():
-            judgement = Judgement(
-                group, prompt_fingerprint(group.messages), question_text(group.messages)
-            )
+        async with self._gate.passage():
             try:
-                await self._method.begin_group(group.step)
-                judgement.panels = tuple(await self._method.panels(judgement))
-            except (JudgeFailure, JudgeOutage) as failure:
-                logger.warning("group %s could not be judged: %s", group.uid, failure)
-                await self._journal.append(failed_record(judgement, failure, self._setup))
-                self._tally.failed(failure.kind, judgement.transcript)
-                raise self._what_now(failure) from None
-            scored = ScoredGroup.of(judgement)
-            await self._journal.append(judged_record(judgement, scored, self._setup))
-            self._tally.judged(
-                judgement, group_figures(judgement, scored), self._method.figures(scored)
-            )
-            if any(rule is None for rule in scored.rules):  # else no judge was asked
-                self._gate.judged()
-            return scored
+                async with self._working():
+                    return await self._score(group)
+            except BudgetSpent:
+                await self._until_idle()  # the run ends by this: let the others reach the disk
+                raise
+
+    async def _score(self, group: Group) -> ScoredGroup:
+        if self._books.broken is not None:
+            raise self._books.broken
+        fingerprint = prompt_fingerprint(group.messages)
+        occurrences = self._books.occurrences
+        judgement = Judgement(
+            group,
+            fingerprint,
+            question_text(group.messages),
+            unfinished=self._unfinished,
+            occurrence=occurrences.take(fingerprint),
+        )
+        try:
+            scored = await self._judge(judgement)
+        except BaseException:
+            occurrences.give_back(fingerprint, judgement.occurrence)
+            raise
+        self._tally.judged(
+            judgement, group_figures(judgement, scored), self._method.figures(scored)
+        )
+        if any(rule is None for rule in scored.rules):  # else no judge was asked
+            self._gate.judged()
+        return scored
+
+    async def _judge(self, judgement: Judgement) -> ScoredGroup:
+        """The scores, once they are on disk; raises what a failure, on disk too, amounts to."""
+        try:
+            await self._method.begin_group(judgement.group.step)
+            judgement.panels = tuple(await self._method.panels(judgement))
+        except (JudgeFailure, JudgeOutage) as failure:
+            logger.warning("group %s could not be judged: %s", judgement.group.uid, failure)
+            record = failed_record(judgement, failure, self._setup)
+            await self._journal.append(record, record_texts(judgement))
+            self._tally.failed(failure.kind, judgement.transcript)
+            raise self._what_now(failure) from None
+        scored = ScoredGroup.of(judgement)
+        record = judged_record(judgement, scored, self._setup)
+        await self._journal.append(record, record_texts(judgement))
+        return scored
 
     def _what_now(self, failure: JudgeFailure | JudgeOutage) -> JudgeFailure | JudgeOutage:
         """The failure itself, or the outage it adds up to with those before it."""
@@ -119,17 +157,21 @@ class Engine:
         are paid, are in the journal."""
         self._closed = True
         await self._scheduler.aclose()
+        await self._until_idle()
+        await self._books.aclose()
+        await self._journal.aclose()
+
+    async def _until_idle(self) -> None:
         try:
             async with asyncio.timeout(_PATIENCE_S):
                 await self._idle.wait()
         except TimeoutError:
             logger.warning(
-                "%d groups were still at work %g s after the engine was closed: they are not in "
-                "the journal",
+                "%d groups were still at work %g s after the last reply: they are not in the "
+                "journal",
                 self._at_work,
                 _PATIENCE_S,
             )
-        await self._journal.aclose()
 
     @asynccontextmanager
     async def _working(self) -> AsyncIterator[None]:
@@ -164,6 +206,7 @@ def open_engine(
     """
     if settings.journal_dir is None:
         raise ConfigurationError("ropd.journal_dir is not set: name a folder for the judgements")
+    check_budget(settings.budget, kind.roles(settings))
     roles = resolve_roles(kind.roles(settings), environ)
     scheduler = RequestScheduler(settings.limits)
     resources = Resources(
@@ -187,3 +230,13 @@ def _teachers(
             "ropd.teacher_index is not set: name the file made by `ropd teacher build`"
         )
     return TeacherIndex.open(settings.teacher_index)
+
+
+def _keep_tokenizers(journal: Journal, endpoints: Sequence[Endpoint]) -> dict[str, str]:
+    """The sha256 of each role's tokenizer, a copy of which goes into the journal's folder."""
+    files = {
+        endpoint.role: tokenizer_file(endpoint.role, endpoint.settings.tokenizer)
+        for endpoint in endpoints
+        if endpoint.settings.tokenizer is not None
+    }
+    return {role: journal.keep_file(file.read_bytes(), ".json") for role, file in files.items()}

@@ -27,7 +27,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from statistics import fmean
 from time import perf_counter
 from typing import Any, ClassVar, Protocol, Self
@@ -36,8 +36,9 @@ from uuid import uuid4
 from pydantic import TypeAdapter
 
 from algo.asking.query import Judge, Transcript
+from algo.asking.templates import PromptTemplate
 from algo.errors import FailureKind, JudgeFailure, MethodError, TeacherMissing
-from algo.judge.group import Group, Rollout, Rule
+from algo.judge.group import Group, Rollout, Rule, Unfinished
 from algo.judge.signal import SettingsT, Signal
 from algo.llm.scheduler import RequestScheduler
 from algo.llm.settings import RoleSettings
@@ -93,8 +94,14 @@ class Judgement:
     question: str
     judgement_id: str = field(default_factory=lambda: uuid4().hex)
     started: float = field(default_factory=perf_counter)
+    unfinished: Unfinished = "judge"
+    """What becomes of rollouts that were cut off."""
+    occurrence: int = 0
+    """How often this prompt was judged before in this run (`occurrences.py`)."""
     teachers: tuple[str, ...] = ()
     """The distinct teacher answers, as shown to the judge."""
+    votes: tuple[int, ...] = ()
+    """How many of the m stored answers each of `teachers` is, where the judge is told."""
     panels: tuple[Panel, ...] = ()
     transcript: Transcript = field(default_factory=list)
 
@@ -103,10 +110,15 @@ class Judgement:
         """How long the judgement has taken so far."""
         return perf_counter() - self.started
 
+    @cached_property
+    def rules(self) -> tuple[Rule | None, ...]:
+        """The rule that scores each rollout, None where a judge does."""
+        return tuple(rollout.rule(self.unfinished) for rollout in self.group.rollouts)
+
     @property
     def judged(self) -> list[int]:
         """The rollouts that hold an answer: no judge is shown one that a rule has scored."""
-        return [index for index, rollout in enumerate(self.group.rollouts) if rollout.rule is None]
+        return [index for index, rule in enumerate(self.rules) if rule is None]
 
 
 @dataclass(frozen=True)
@@ -142,8 +154,7 @@ class ScoredGroup:
         for score in (*scores, *teachers):
             if not (math.isfinite(score) and 0.0 <= score <= 1.0):
                 raise MethodError(f"a panel gave the score {score}, which is not in [0, 1]")
-        rules = tuple(rollout.rule for rollout in rollouts)
-        return cls(judgement.judgement_id, scores, rules, panels, teachers)
+        return cls(judgement.judgement_id, scores, judgement.rules, panels, teachers)
 
 
 def student_scores(panels: Sequence[Panel], count: int) -> tuple[float, ...]:
@@ -165,6 +176,14 @@ class TeacherAnswers(Protocol):
     """Where Y_T comes from; `TeacherIndex` is one."""
 
     def answers(self, fingerprint: str, m: int) -> Sequence[TeacherAnswer]: ...
+
+
+class Note(Protocol):
+    """Puts on record what was asked beside the groups; raises `JournalError`."""
+
+    async def __call__(
+        self, kind: str, transcript: Transcript, evidence: Mapping[str, Any] | None = None
+    ) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -210,6 +229,8 @@ class Method(Signal[SettingsT]):
 
     panel: ClassVar[type[Panel]]
     """What `panels` gives; its `of` reads a record's panels back."""
+    note: Note
+    """The engine's; it is there once the method is made."""
 
     @abstractmethod
     def __init__(self, settings: SettingsT, resources: Resources) -> None: ...
@@ -237,8 +258,15 @@ class Method(Signal[SettingsT]):
         """What every record of the run holds of the method's settings, as JSON values."""
         return {}
 
+    def templates(self) -> Sequence[PromptTemplate]:
+        """The templates of its prompts, which the journal keeps beside its records."""
+        return ()
+
     async def begin_group(self, step: int) -> None:
-        """Called before each group is judged; may raise as `panels` does."""
+        """Called before each group is judged; may raise as `panels` does.
+
+        Whatever it asks a model is given to `note`: it is paid, and no group's record holds it.
+        """
 
     def figures(self, scored: ScoredGroup) -> Mapping[str, Sequence[float]]:
         """A judged group's own figures, under `ropd/`; the mean of all values since the last

@@ -33,7 +33,9 @@ _GROUP_FIGURES: Final[dict[str, str]] = {
     "tie_rate": "Share of the groups whose rewards are all equal, which teach nothing.",
     "response_chars": "Characters of a rollout, thinking included.",
     "teacher_answers": "Distinct teacher answers shown for a group: the effective m.",
-    "rule/unfinished": "Share of the rollouts scored 0 because they were cut off at the limit.",
+    "unfinished": "Share of the rollouts that were cut off at a limit, judged or not.",
+    "ruled_groups": "Share of the groups in which a rule scored a rollout, and no judge.",
+    "rule/unfinished": "Share of the rollouts scored 0 because they were cut off at a limit.",
     "rule/unclosed_think": "Share of the rollouts scored 0 because their thinking never ended.",
     "rule/empty": "Share of the rollouts scored 0 because they hold no answer.",
     "teacher_mean": "Mean score of the teacher answers that were judged beside the rollouts.",
@@ -46,7 +48,8 @@ _COUNTS: Final[dict[str, str]] = {
     "failed/<kind>": "The same by kind of failure: " + ", ".join(FailureKind) + ".",
 }
 _USAGE: Final[dict[str, str]] = {
-    "tokens_in": "Prompt tokens of all replies, cached ones included.",
+    "tokens_in": "Prompt tokens of all replies, cached ones included; those to probes and trial "
+    "requests count too, as below.",
     "tokens_cached": "Prompt tokens that the endpoint reports as served from its cache.",
     "tokens_out": "Tokens of all replies, unusable ones included.",
     "cost": "What these tokens cost at the roles' `prices`.",
@@ -77,6 +80,9 @@ def group_figures(judgement: Judgement, scored: ScoredGroup) -> dict[str, list[f
         "response_chars": fmean(len(rollout.text) for rollout in judgement.group.rollouts),
         "teacher_answers": float(len(judgement.teachers)),
     }
+    finished = [rollout.finished for rollout in judgement.group.rollouts]
+    figures["unfinished"] = finished.count(False) / len(finished)
+    figures["ruled_groups"] = float(any(scored.rules))
     for rule in Rule:
         figures[f"rule/{rule.value}"] = scored.rules.count(rule) / len(scores)
     if scored.teacher_scores:
@@ -101,6 +107,11 @@ class Tally:
             for name, values in each.items():
                 self._figures[name].extend(values)
         self._spent(judgement.transcript)
+
+    def aside(self, transcript: Transcript) -> None:
+        """Count the tokens of what was asked beside the groups; their latencies say nothing of
+        what a group waits for."""
+        self._spent(transcript, timed=False)
 
     def failed(self, kind: FailureKind, transcript: Transcript) -> None:
         self._failures[kind] += 1
@@ -138,13 +149,14 @@ class Tally:
                 figures[f"{stage}_latency_p95_s"] = quantile(seconds, 0.95)
         return figures | dict(self._usage)
 
-    def _spent(self, transcript: Transcript) -> None:
+    def _spent(self, transcript: Transcript, timed: bool = True) -> None:
         for exchange in transcript:
             self._usage["cut_characters"] += exchange.cut_characters
             reply = exchange.reply
             if reply is None:
                 continue
-            self._latencies[exchange.stage].append(reply.latency_s)
+            if timed:
+                self._latencies[exchange.stage].append(reply.latency_s)
             prices = self._prices[exchange.stage]
             cached = reply.cached_tokens or 0
             fresh = (reply.prompt_tokens or 0) - cached
@@ -152,9 +164,7 @@ class Tally:
             self._usage["tokens_in"] += fresh + cached
             self._usage["tokens_cached"] += cached
             self._usage["tokens_out"] += written
-            self._usage["cost"] += (
-                fresh * prices.input + cached * prices.cached + written * prices.output
-            ) / 1e6
+            self._usage["cost"] += prices.cost(fresh, cached, written)
 
     def _clear(self) -> None:
         self._judged = 0

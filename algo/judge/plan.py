@@ -14,7 +14,8 @@ from typing import Literal
 
 from algo.asking.context import FENCE_TOKENS, FRAME_TOKENS
 from algo.errors import ConfigurationError
-from algo.llm.settings import PricesSettings
+from algo.judge.settings import BudgetSettings
+from algo.llm.settings import PricesSettings, RoleSettings
 
 TrainerMode = Literal["sync", "colocate_async", "separate_async"]
 
@@ -119,6 +120,51 @@ def plan_judge(
         work_s=load.prompts * sum(stage.calls * seconds for stage, seconds in replies),
         in_flight_sync=load.prompts * max((stage.calls for stage in stages), default=0),
     )
+
+
+def highest_prices(roles: Mapping[str, RoleSettings]) -> PricesSettings:
+    """The highest of the roles' prices: an estimate does not tell their tokens apart."""
+    each = [role.prices for role in roles.values()]
+    return PricesSettings(
+        input=max((prices.input for prices in each), default=0.0),
+        output=max((prices.output for prices in each), default=0.0),
+    )
+
+
+@dataclass(frozen=True)
+class BudgetFit:
+    """One limit of `ropd.judge.budget` against the estimate of a whole run."""
+
+    setting: str
+    budget: float
+    estimate: float
+    steps: int
+
+    @property
+    def suffices(self) -> bool:
+        return self.estimate <= self.budget
+
+    def line(self) -> str:
+        given = f"{self.setting}={self.budget:,.10g}"
+        if self.suffices:
+            return f"{given}: the estimate of {self.estimate:,.0f} is within it"
+        lasts = int(self.steps * self.budget / self.estimate)
+        return (
+            f"{given} is below the estimate of {self.estimate:,.0f}: the run would stop after "
+            f"some {lasts} of {self.steps} steps"
+        )
+
+
+def fit_budget(budget: BudgetSettings, judge: JudgePlan, steps: int) -> list[BudgetFit]:
+    """Each limit that is set; retries, probes and trial requests come on top of the estimate."""
+    tokens = (judge.tokens_in_per_step + judge.tokens_out_per_step) * steps
+    found = []
+    if budget.tokens is not None:
+        found.append(BudgetFit("ropd.judge.budget.tokens", budget.tokens, tokens, steps))
+    if budget.cost is not None:
+        cost = judge.cost_per_run
+        found.append(BudgetFit("ropd.judge.budget.cost", budget.cost, cost, steps))
+    return found
 
 
 @dataclass(frozen=True)

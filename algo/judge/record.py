@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Final
 
-from algo.asking.query import Exchange
+from algo.asking.query import Exchange, Transcript
 from algo.errors import JudgeFailure, JudgeOutage, MethodError
 from algo.judge.method import Judgement, ScoredGroup
 from algo.llm.endpoint import Endpoint
@@ -22,6 +23,8 @@ from algo.llm.endpoint import Endpoint
 JUDGEMENT_SCHEMA: Final = "ropd.judgement.v2"
 FIRST_SCHEMA: Final = "ropd.judgement.v1"
 """The same without `method`, which was always ROPD."""
+EXPENSE_SCHEMA: Final = "ropd.expense.v1"
+"""Of what the judge was asked beside the groups. It is in files of its own and no judgement."""
 # Characters kept of one raw reply, several times what a judge is allowed to write; more is a flood,
 # of which `length` still tells the size.
 _LONGEST_RAW: Final = 200_000
@@ -29,9 +32,9 @@ _LONGEST_RAW: Final = 200_000
 
 COMMON_KEYS: Final = frozenset(
     (
-        *("schema_version", "method", "judgement_id", "uid", "step", "fingerprint", "time"),
-        *("latency_s", "question", "teachers", "rollouts", "roles", "calls", "status", "failure"),
-        *("rules", "panels", "scores", "teacher_scores"),
+        *("schema_version", "method", "judgement_id", "uid", "step", "fingerprint", "occurrence"),
+        *("time", "latency_s", "question", "teachers", "rollouts", "roles", "calls", "status"),
+        *("failure", "rules", "panels", "scores", "teacher_scores"),
     )
 )
 """The keys that every method's records have; what else stands in one is the method's `setup`."""
@@ -45,6 +48,15 @@ class Setup:
     method_setup: Mapping[str, Any]
     """The method's own keys (`Method.setup`)."""
     endpoints: Sequence[Endpoint]
+    tokenizers: Mapping[str, str] = field(default_factory=dict)
+    """The sha256 of the tokenizer that fits and guards a role's prompts, where it has one."""
+
+    @cached_property
+    def roles(self) -> dict[str, dict[str, Any]]:
+        return {
+            each.role: {**_role(each), "tokenizer": self.tokenizers.get(each.role)}
+            for each in self.endpoints
+        }
 
     def __post_init__(self) -> None:
         if taken := COMMON_KEYS & self.method_setup.keys():
@@ -80,6 +92,27 @@ def failed_record(
     }
 
 
+def expense_record(
+    kind: str, transcript: Transcript, setup: Setup, evidence: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What was asked beside the groups; `kind` is `probe`, `trial` or `empty`."""
+    asked = {exchange.stage for exchange in transcript}
+    return {
+        "schema_version": EXPENSE_SCHEMA,
+        "kind": kind,
+        "method": setup.method,
+        "time": _now(),
+        **evidence,
+        "roles": {role: held for role, held in setup.roles.items() if role in asked},
+        "calls": [_call(exchange) for exchange in transcript],
+    }
+
+
+def record_texts(judgement: Judgement) -> dict[str, str]:
+    """The texts that a judgement's record names by hash."""
+    return {sha256(text): text for text in judgement.teachers}
+
+
 def sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -93,23 +126,47 @@ def _common(judgement: Judgement, setup: Setup) -> dict[str, Any]:
         "uid": group.uid,
         "step": group.step,
         "fingerprint": judgement.fingerprint,
-        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "occurrence": judgement.occurrence,
+        "time": _now(),
         "latency_s": judgement.seconds,
         "question": judgement.question,
-        "teachers": [{"sha256": sha256(text)} for text in judgement.teachers],
+        "teachers": _teachers(judgement),
         "rollouts": [
-            {"text": rollout.text, "sha256": sha256(rollout.text), "finished": rollout.finished}
+            {
+                "text": rollout.text,
+                "sha256": sha256(rollout.text),
+                "finished": rollout.finished,
+                **({} if rollout.thinks else {"thinks": False}),
+            }
             for rollout in group.rollouts
         ],
         **setup.method_setup,
-        "roles": {endpoint.role: _role(endpoint) for endpoint in setup.endpoints},
+        "roles": setup.roles,
         "calls": [_call(exchange) for exchange in judgement.transcript],
     }
 
 
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _teachers(judgement: Judgement) -> list[dict[str, Any]]:
+    named: list[dict[str, Any]] = [{"sha256": sha256(text)} for text in judgement.teachers]
+    for entry, votes in zip(named, judgement.votes, strict=False):
+        if votes > 1:
+            entry["votes"] = votes
+    return named
+
+
+SENT: Final = (
+    *("api", "temperature", "top_p", "seed", "reasoning_effort", "max_tokens"),
+    *("context_tokens", "structured", "extra_body"),
+)
+"""The settings of a role that decide what its model is shown and how it answers."""
+
+
 def _role(endpoint: Endpoint) -> dict[str, Any]:
-    kept = ("api", "temperature", "top_p", "seed", "reasoning_effort", "max_tokens")
-    settings = endpoint.settings.model_dump(include=set(kept))
+    settings = endpoint.settings.model_dump(mode="json", include=set(SENT))
     return {"model": endpoint.model, "base_url": endpoint.base_url, **settings}
 
 
@@ -122,6 +179,7 @@ def _call(exchange: Exchange) -> dict[str, Any]:
         "stage": exchange.stage,
         "fault": exchange.fault,
         "cut_characters": exchange.cut_characters,
+        "prompt_characters": exchange.prompt_characters,
         "raw": raw[:_LONGEST_RAW],
         "length": len(raw),
         **reply,

@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 
 from pydantic import ConfigDict, Field
 
+from algo.judge.group import Unfinished
 from algo.llm.settings import Fraction, LimitsSettings, Settings, validated
 
 OptionsT = TypeVar("OptionsT", bound=Settings)
@@ -43,6 +44,29 @@ class GateSettings(Settings):
     """`pause` holds the groups back and lets single ones try again, up to `limits.outage_s`."""
 
 
+class BudgetSettings(Settings):
+    """What the judge may cost a run, all its starts counted: groups, probes and trial requests.
+
+    Once it is spent nothing more is sent, what is in flight ends and is journaled, and the run
+    stops with a checkpoint. The same command with a higher budget goes on."""
+
+    tokens: int | None = Field(default=None, ge=1)
+    """Of prompts, cached ones included, and replies, over all roles; `null` is no limit."""
+    cost: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
+    """In the currency of the roles' `prices`; `null` is no limit."""
+
+
+class RolloutsSettings(Settings):
+    """How a rollout's text is read before a judge sees it."""
+
+    unfinished: Unfinished = "judge"
+    """A rollout that the model did not end itself, for it met the token limit: `judge` shows it as
+    it is, as the paper judges every rollout; `zero` scores it 0 by a rule."""
+    thinking: bool = True
+    """Whether the student's chat template has it think. If so, only what stands after the last
+    `</think>` is judged; if not, the whole text is, whatever tags it holds."""
+
+
 class EngineSettings(Settings):
     """What the engine itself reads, whatever the method."""
 
@@ -54,8 +78,14 @@ class EngineSettings(Settings):
     journal_dir: Path | None = None
     """Folder of the judgement journal; one process writes to it."""
     gate: GateSettings = GateSettings()
+    rollouts: RolloutsSettings = RolloutsSettings()
 
     @property
     def limits(self) -> LimitsSettings:
         """What bounds the requests; the whole node keeps it beside the roles."""
         raise NotImplementedError
+
+    @property
+    def budget(self) -> BudgetSettings:
+        """What the judge may cost; the whole node keeps it beside the limits."""
+        return BudgetSettings()

@@ -64,6 +64,11 @@ class Request:
     """What the caller counted, for the tokens-per-minute limit; `None`: a high estimate is charged
     until the reply tells."""
 
+    @property
+    def characters(self) -> int:
+        """Of all messages."""
+        return sum(len(str(message["content"])) for message in self.messages)
+
 
 @dataclass(frozen=True)
 class Reply:

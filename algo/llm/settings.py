@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from algo.errors import ConfigurationError
 
@@ -71,6 +71,10 @@ class PricesSettings(Settings):
     output: float = Field(default=0.0, ge=0.0)
     """Tokens of a reply, thinking included."""
 
+    def cost(self, fresh: float, cached: float, written: float) -> float:
+        """Of so many prompt tokens read anew and from the cache, and tokens of replies."""
+        return (fresh * self.input + cached * self.cached + written * self.output) / 1e6
+
 
 class RoleSettings(Settings):
     """One LLM role: which endpoint answers for it, and how it is asked."""
@@ -108,6 +112,13 @@ class RoleSettings(Settings):
     extra_body: dict[str, Any] = {}
     """Further keys of the request's body, such as vLLM's `chat_template_kwargs`."""
     prices: PricesSettings = PricesSettings()
+
+    @field_validator("extra_body")
+    @classmethod
+    def _is_no_stream(cls, extra_body: dict[str, Any]) -> dict[str, Any]:
+        if "stream" in extra_body:
+            raise ValueError("stream is always false, since a reply is read whole: leave it out")
+        return extra_body
 
     @property
     def attempt_s(self) -> float:

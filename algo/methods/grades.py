@@ -138,8 +138,10 @@ class GradeMethod(Method[RopdSettings]):
         return (Stage(ROLE, n, shown, tokens_in, tokens_out, in_turn=min(n, 2) if shows else 1),)
 
     def setup(self) -> dict[str, Any]:
-        template = self._form.template
-        return {"top_grade": self.top, "templates": {template.name: template.sha256}}
+        return {"top_grade": self.top, "templates": {ROLE: self._form.template.sha256}}
+
+    def templates(self) -> Sequence[PromptTemplate]:
+        return (self._form.template,)
 
     async def panels(self, judgement: Judgement) -> Sequence[Grade]:
         """One panel a distinct answer, in the order in which they first occur."""
@@ -148,7 +150,8 @@ class GradeMethod(Method[RopdSettings]):
         same: dict[str, list[int]] = {}
         for index in judgement.judged:
             same.setdefault(judgement.group.rollouts[index].answer, []).append(index)
-        nonce = draw_nonce((judgement.question, *judgement.teachers, *same))
+        shown_to_all = (judgement.question, *judgement.teachers)
+        nonce = draw_nonce((*shown_to_all, *same), judgement.judgement_id)
         references = numbered("TEACHER ANSWER", judgement.teachers)
         beside = {"teacher_answers": references} if self._shows_teachers else {}
         deadline = self._judge.deadline()

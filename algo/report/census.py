@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean, quantiles
 from typing import Any
 
+from algo.judge.journal import journal_folder, read_expenses
 from algo.judge.replay import read_judgements, replay_record
 from algo.methods.registry import METHODS
 
@@ -64,7 +65,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Census:
-    """All entries in the order of writing, and the calls behind them by stage."""
+    """All entries in the order of writing, and the calls behind them by stage.
+
+    What was asked beside the groups has stages of its own and no entry: it rewarded nobody.
+    """
 
     entries: tuple[Entry, ...]
     stages: Mapping[str, Stage]
@@ -109,6 +113,9 @@ def take_census(journal: Path) -> Census:
         entries.append(_entry(position, record))
         for call in record["calls"]:
             stages.setdefault(call["stage"], Stage()).add(call)
+    for expense in read_expenses(journal_folder(journal)):
+        for call in expense["calls"]:
+            stages.setdefault(f"{call['stage']} ({expense['kind']})", Stage()).add(call)
     return Census(tuple(entries), stages)
 
 

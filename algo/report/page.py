@@ -50,7 +50,7 @@ def write_report(
     census = take_census(journal) if facts.judged else Census((), {})
     selection = select(census, steps, groups)
     records = records_at(journal, (entry.position for entry in selection.entries))
-    texts = teacher_texts(facts.teacher_index, records.values())
+    texts = teacher_texts(journal, facts.teacher_index, records.values())
     page = fitted(census, selection, facts, records, texts, int(max_mb * 1e6))
     partial_file = out.with_name(f"{out.name}.part")
     try:

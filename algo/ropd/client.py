@@ -79,8 +79,11 @@ class Verifier:
         rubric: Rubric,
         pool: Pool,
         transcript: Transcript,
+        key: str | None = None,
     ) -> PoolVerdicts:
         """One verdict an answer of the pool, those included that are not shown for themselves.
+
+        `key` fixes the prompts' nonce, so that they can be made anew to the letter (`nonce_key`).
 
         In isolated mode one answer is shown a call; the first call then goes ahead, so that the
         others find its prefix in a cache. Where the pool is split over several calls, each shows
@@ -90,7 +93,7 @@ class Verifier:
         inert = self._window.inert
         places = sorted(pool.order)
         answers = [inert(pool.answer(place)) for place in places]
-        prompts = VerifierPrompts.begin(self.template, question, rubric, answers, inert)
+        prompts = VerifierPrompts.begin(self.template, question, rubric, answers, inert, key)
         deadline = self._judge.deadline()
         frame = [self.template.text, prompts.question, prompts.rubric]
 
@@ -125,6 +128,12 @@ class Verifier:
             calls = plan(0, len(places), always=teachers)
             judged = await all_of(verdicts(call) for call in calls)
         return pool.gathered([call.places for call in calls], judged)
+
+
+def nonce_key(judgement_id: str, students: Sequence[int]) -> str:
+    """The key of a panel's nonce. Ids are random and drawn after the answers were written, so no
+    answer can know it."""
+    return f"{judgement_id}\n{','.join(map(str, students))}"
 
 
 def _shuffled(call: Call, places: Sequence[int], order: Sequence[int]) -> Call:

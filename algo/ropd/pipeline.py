@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from algo.asking.context import estimated_tokens
+from algo.asking.templates import PromptTemplate
 from algo.judge.engine import Engine, open_engine
 from algo.judge.group import Group, Rollout, Rule
 from algo.judge.method import Judgement, Method, Resources, ScoredGroup, TeacherAnswers
 from algo.judge.plan import Stage, Workload
 from algo.llm.settings import RoleSettings
 from algo.llm.tasks import all_of
-from algo.ropd.client import Rubricator, Verifier
+from algo.ropd.client import Rubricator, Verifier, nonce_key
 from algo.ropd.probes import PROBE_METRICS, Prober
 from algo.ropd.prompts import load_rubricator_template, load_verifier_template
 from algo.ropd.scoring import METRICS, Pool, RubricPanel, panel_figures, shuffle_key
@@ -49,37 +50,30 @@ class Ropd(Method[RopdSettings]):
     async def panels(self, judgement: Judgement) -> Sequence[RubricPanel]:
         """One panel for all students, or one for each of them in per_student mode."""
         votes = self._resources.teacher_votes(judgement.fingerprint)  # Y_T (Eq. 1)
-        judgement.teachers = tuple(votes)
+        judgement.teachers, judgement.votes = tuple(votes), tuple(votes.values())
         students = judgement.judged  # Y_S, but for those that a rule has scored
         shared = self._rubric.mode == "shared" and students
         sharing = [students] if shared else [[student] for student in students]
-        return await all_of(
-            self._panel(judgement, sharers, list(votes.values())) for sharers in sharing
-        )
+        return await all_of(self._panel(judgement, sharers) for sharers in sharing)
 
-    async def _panel(
-        self, judgement: Judgement, students: Sequence[int], votes: Sequence[int]
-    ) -> RubricPanel:
+    async def _panel(self, judgement: Judgement, students: Sequence[int]) -> RubricPanel:
         """One rubric for these students, and the verdicts under it: s_i is their arithmetic."""
         x, teachers, said = judgement.question, judgement.teachers, judgement.transcript
         answers = [judgement.group.rollouts[index].answer for index in students]
-        rubric = await self._rubricator.write(x, teachers, answers, said, votes)  # C_x (Eq. 2)
+        rubric = await self._rubricator.write(
+            x, teachers, answers, said, judgement.votes
+        )  # C_x (Eq. 2)
         if self._rubric.weights == "equal":
             rubric = rubric.unweighted()
 
-        key = shuffle_key(self._verification.seed, judgement.group.uid, students)
+        seed, occurrence = self._verification.seed, judgement.occurrence
+        key = shuffle_key(seed, judgement.fingerprint, occurrence, students)
         pool = Pool.shuffled(teachers, answers, self._verification.mode, key)
-        verdicts = await self._verifier.judge(x, rubric, pool, said)  # v_ik (Eq. 3)
+        verdicts = await self._verifier.judge(
+            x, rubric, pool, said, nonce_key(judgement.judgement_id, students)
+        )  # v_ik (Eq. 3)
 
-        return RubricPanel(
-            rubric,
-            tuple(students),
-            pool.order,
-            verdicts.teachers,
-            verdicts.students,
-            pool.same_as,
-            verdicts.asked_again,
-        )
+        return RubricPanel.of_pool(rubric, students, pool, verdicts)
 
     def __init__(self, settings: RopdSettings, resources: Resources) -> None:
         self._resources = resources
@@ -88,7 +82,7 @@ class Ropd(Method[RopdSettings]):
         # A verdict ends a group and frees its memory; a rubric only begins its verification.
         self._rubricator = Rubricator(resources.judge("rubricator", priority=0), settings)
         self._verifier = Verifier(resources.judge("verifier", priority=1), settings)
-        self._prober = Prober(settings.probes, self._verifier, settings.verification.seed)
+        self._prober = Prober(settings, self._verifier)
 
     @classmethod
     def roles(cls, settings: RopdSettings) -> Mapping[str, RoleSettings]:
@@ -135,14 +129,19 @@ class Ropd(Method[RopdSettings]):
             "rubric_weights": self._rubric.weights,
             "verification_mode": self._verification.mode,
             "shuffle_seed": self._verification.seed,
+            "overflow": self._verification.overflow,
+            "criteria": [self._rubric.min_criteria, self._rubric.max_criteria],
             "templates": {
                 "rubricator": self._rubricator.template.sha256,
                 "verifier": self._verifier.template.sha256,
             },
         }
 
+    def templates(self) -> Sequence[PromptTemplate]:
+        return self._rubricator.template, self._verifier.template
+
     async def begin_group(self, step: int) -> None:
-        await self._prober.visit(step)
+        await self._prober.visit(step, self.note)
 
     def drain_metrics(self) -> dict[str, float]:
         return self._prober.drain_metrics()

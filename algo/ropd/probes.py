@@ -1,23 +1,28 @@
 """Answers that must score low under any judge, shown to the configured Verifier now and then.
 
 A probe is no answer at all, an opening without content, a claim of being right, or text that
-addresses the grader. All are judged in one joint call, blind and shuffled as in training, beside
-one good answer under a fixed rubric. What scores high among them is what a student could learn to
-write. The good answer's score tells a strict judge from one that says no to everything.
+addresses the grader. They are judged as the run judges rollouts, in its verification mode and its
+rubric mode, shuffled as there, but under a fixed rubric; a good answer is the teacher's, and stands
+among the probes too. What scores high among them is what a student could learn to write. The good
+answer's score tells a strict judge from one that says no to everything. Probes are on record among
+the journal's expenses and are no judgement of any group.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from algo.asking.query import Transcript
 from algo.errors import FailureKind, JudgeFailure, JudgeOutage
+from algo.judge.method import Note, student_scores
+from algo.llm.tasks import all_of
 from algo.ropd.client import Verifier
-from algo.ropd.rubric import Criterion, Rubric, weighted_pass_rate
-from algo.ropd.scoring import Pool, shuffle_key
-from algo.ropd.settings import ProbesSettings
+from algo.ropd.rubric import Criterion, Rubric
+from algo.ropd.scoring import Pool, RubricPanel, shuffle_key
+from algo.ropd.settings import RopdSettings
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +68,10 @@ PROBES: Final = {
 }
 
 
+_STUDENTS: Final = (GOOD_ANSWER, *PROBES.values())
+"""What is judged, as the rollouts of a group are."""
+
+
 PROBE_METRICS: Final[dict[str, str]] = {
     "probe/failed": "1 when the last probing could not be judged, else 0.",
     "probe/max_score": "The highest score that a probe, which is no answer, got.",
@@ -91,40 +100,71 @@ class ProbeReport:
         }
 
 
-async def probe(verifier: Verifier, seed: int, step: int, transcript: Transcript) -> ProbeReport:
-    """Judge all probes once; raises `JudgeFailure` or `JudgeOutage`."""
-    key = shuffle_key(seed, f"probes at step {step}", ())
-    pool = Pool.shuffled((), (GOOD_ANSWER, *PROBES.values()), "joint_blind", key)
-    verdicts = await verifier.judge(QUESTION, RUBRIC, pool, transcript)
-    scores = [weighted_pass_rate(RUBRIC, verdict) for verdict in verdicts.students]
-    return ProbeReport(dict(zip(PROBES, scores[1:], strict=True)), scores[0])
+async def probe(
+    verifier: Verifier, settings: RopdSettings, step: int, transcript: Transcript
+) -> tuple[ProbeReport, list[RubricPanel]]:
+    """Judge all probes once, with the panels that say so; raises `JudgeFailure`, `JudgeOutage`."""
+    everyone = range(len(_STUDENTS))
+    shared = settings.rubric.mode == "shared"
+    sharing = [list(everyone)] if shared else [[student] for student in everyone]
+
+    async def panel(students: Sequence[int]) -> RubricPanel:
+        answers = [_STUDENTS[index] for index in students]
+        key = shuffle_key(settings.verification.seed, f"probes at step {step}", 0, students)
+        pool = Pool.shuffled((GOOD_ANSWER,), answers, settings.verification.mode, key)
+        verdicts = await verifier.judge(QUESTION, RUBRIC, pool, transcript)
+        return RubricPanel.of_pool(RUBRIC, students, pool, verdicts)
+
+    panels = await all_of(panel(students) for students in sharing)
+    scores = student_scores(panels, len(_STUDENTS))
+    return ProbeReport(dict(zip(PROBES, scores[1:], strict=True)), scores[0]), panels
 
 
 class Prober:
     """Probes at the first group and then every so many steps, as configured."""
 
-    def __init__(self, settings: ProbesSettings, verifier: Verifier, seed: int) -> None:
-        self._settings = settings
+    def __init__(self, settings: RopdSettings, verifier: Verifier) -> None:
+        self._run = settings
+        self._settings = settings.probes
         self._verifier = verifier
-        self._seed = seed
         self._last_step: int | None = None
         self._metrics: dict[str, float] = {}
 
-    async def visit(self, step: int) -> None:
-        """Probe if it is time to; raises `JudgeOutage` where a high score shall stop the run."""
+    async def visit(self, step: int, note: Note) -> None:
+        """Probe if it is time to, and note it; raises `JudgeOutage` where a high score shall stop
+        the run."""
         every = self._settings.every_steps
         if every is None or (self._last_step is not None and step < self._last_step + every):
             return
         self._last_step = step
+        said: Transcript = []
         try:
-            report = await probe(self._verifier, self._seed, step, [])
-        except JudgeFailure as failure:
+            report, panels = await probe(self._verifier, self._run, step, said)
+        except (JudgeFailure, JudgeOutage) as failure:
+            await note("probe", said, self._evidence(step, str(failure), []))
+            if isinstance(failure, JudgeOutage):
+                raise
             logger.warning("the probes at step %d could not be judged: %s", step, failure)
             self._metrics = {"ropd/probe/failed": 1.0}
             return
+        await note("probe", said, self._evidence(step, None, panels))
         self._metrics = {"ropd/probe/failed": 0.0, **report.metrics()}
         if report.scores[report.worst] > self._settings.max_score:
             self._warn(report, step)
+
+    def _evidence(
+        self, step: int, failure: str | None, panels: Sequence[RubricPanel]
+    ) -> dict[str, Any]:
+        return {
+            "step": step,
+            "question": QUESTION,
+            "answers": list(_STUDENTS),
+            "rubric_mode": self._run.rubric.mode,
+            "verification_mode": self._run.verification.mode,
+            "template": self._verifier.template.sha256,
+            "failure": failure,
+            "panels": [panel.record() for panel in panels],
+        }
 
     def drain_metrics(self) -> dict[str, float]:
         """The figures of the last probing, once."""

@@ -107,10 +107,14 @@ class VerifierPrompts:
         rubric: Rubric,
         answers: Iterable[str],
         inert: Inert = inert,
+        key: str | None = None,
     ) -> VerifierPrompts:
-        """`answers` are all that any call of this rubric will show: the nonce is in none."""
+        """`answers` are all that any call of this rubric will show: the nonce is in none.
+
+        `key` fixes the nonce (`draw_nonce`).
+        """
         question, shown = inert(question), shown_rubric(rubric, inert)
-        nonce = draw_nonce((question, shown, *answers))
+        nonce = draw_nonce((question, shown, *answers), key)
         return cls(template, question, shown, nonce, inert)
 
     def render(self, answers: Sequence[str], sources: Sequence[str] | None = None) -> str:

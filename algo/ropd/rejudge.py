@@ -1,25 +1,32 @@
 """Has another Verifier decide the recorded criteria on the recorded answers of a journal.
 
-The rubric, the answers, their order and the mode are the recorded ones, so that the judges differ
-in nothing else. The journal keeps hashes of the teacher answers, not their texts: they come from
-the teacher index; without one the students are judged alone.
+The rubric, the answers, their order, the mode, the template, the cutting and the sampling are the
+recorded ones (`as_judged.py`), so that the judges differ in nothing else. Where the teachers' words
+are lost, the students are judged alone.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from algo.errors import ConfigurationError, FailureKind, JournalError, JudgeFailure
+import orjson
+
+from algo.asking.query import Judge
+from algo.errors import ConfigurationError, FailureKind, JudgeFailure
 from algo.judge.group import Rollout
-from algo.judge.record import sha256
+from algo.judge.preflight import check_roles
 from algo.judge.replay import Replayed, method_of
-from algo.ropd.client import Verifier
+from algo.llm.scheduler import RequestScheduler
+from algo.llm.tasks import all_of
+from algo.openai_env import ResolvedRole
+from algo.ropd.as_judged import AsJudged
+from algo.ropd.client import Verifier, nonce_key
 from algo.ropd.rubric import Rubric, Verdict
 from algo.ropd.scoring import Pool, RubricPanel, without_teachers
-from algo.teacher.teacher_index import TeacherIndex
+from algo.ropd.settings import RopdSettings
 
 
 @dataclass(frozen=True)
@@ -39,64 +46,92 @@ class Rejudged:
     failures: Counter[FailureKind]
 
 
+OtherJudge = Callable[[Mapping[str, Any]], ResolvedRole]
+"""The other judge, asked under the sampling settings of a record's Verifier."""
+
+
+class Verifiers:
+    """The other judge in the recorded one's place: one Verifier for each way of showing answers."""
+
+    def __init__(self, shown: AsJudged, other: OtherJudge, scheduler: RequestScheduler) -> None:
+        self._shown = shown
+        self._other = other
+        self._scheduler = scheduler
+        self._by_setup: dict[bytes, Verifier] = {}
+        self.roles: list[ResolvedRole] = []
+
+    def of(self, record: Mapping[str, Any]) -> Verifier:
+        """Raises `ConfigurationError` or `JournalError`."""
+        settings: RopdSettings = self._shown.settings(record)
+        key = orjson.dumps(settings.model_dump(mode="json"))
+        if key not in self._by_setup:
+            role = self._other(self._shown.sampling(record))
+            self.roles.append(role)
+            judge = Judge(role.endpoint, self._scheduler, priority=0)
+            self._by_setup[key] = Verifier(judge, settings)
+        return self._by_setup[key]
+
+
 async def rejudge(
-    judgements: Iterable[Replayed], verifier: Verifier, teachers: TeacherIndex | None, width: int
+    judgements: Sequence[Replayed], shown: AsJudged, other: OtherJudge, width: int
 ) -> Rejudged:
-    """Judge every panel of `judgements` anew, `width` groups at a time; raises `JudgeOutage`."""
+    """Judge every panel of `judgements` anew, `width` groups at a time.
+
+    Raises `JudgeOutage`, and before anything is judged `ConfigurationError` or `JournalError`.
+    """
     comparisons: list[Comparison] = []
     failures: Counter[FailureKind] = Counter()
-    waiting = iter(judgements)
+    for replayed in judgements:
+        _check_has_rubrics(replayed)
+    async with RequestScheduler() as scheduler:
+        verifiers = Verifiers(shown, other, scheduler)
+        waiting = iter([(replayed, verifiers.of(replayed.record)) for replayed in judgements])
+        await check_roles(verifiers.roles, scheduler)
 
-    async def work() -> None:
-        for replayed in waiting:
-            for panel in replayed.panels:
-                if not isinstance(panel, RubricPanel):
-                    raise ConfigurationError(
-                        f"--rejudge compares verdicts under rubrics, and judgement "
-                        f"{replayed.judgement_id} was made by {method_of(replayed.record)}, which "
-                        "writes none: replay it without --rejudge"
-                    )
-                try:
-                    comparisons.append(await _compare(replayed, panel, verifier, teachers))
-                except JudgeFailure as failure:
-                    failures[failure.kind] += 1
+        async def work() -> None:
+            for replayed, verifier in waiting:
+                for panel in replayed.panels:
+                    try:
+                        comparisons.append(await _compare(replayed, panel, verifier, shown))
+                    except JudgeFailure as failure:
+                        failures[failure.kind] += 1
 
-    try:
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(width):
-                workers.create_task(work())
-    except BaseExceptionGroup as failed:
-        raise failed.exceptions[0] from None
+        await all_of(work() for _ in range(width))
     return Rejudged(tuple(comparisons), failures)
 
 
+def _check_has_rubrics(replayed: Replayed) -> None:
+    if not all(isinstance(panel, RubricPanel) for panel in replayed.panels):
+        raise ConfigurationError(
+            f"--rejudge compares verdicts under rubrics, and judgement {replayed.judgement_id} was "
+            f"made by {method_of(replayed.record)}, which writes none: replay it without --rejudge"
+        )
+
+
+def _answer(rollout: Mapping[str, Any]) -> str:
+    """What was judged of a recorded rollout; earlier records took every student to think."""
+    return Rollout(rollout["text"], True, rollout.get("thinks", True)).answer
+
+
 async def _compare(
-    replayed: Replayed, panel: RubricPanel, verifier: Verifier, teachers: TeacherIndex | None
+    replayed: Replayed, panel: Any, verifier: Verifier, shown: AsJudged
 ) -> Comparison:
     record = replayed.record
-    students = [Rollout(record["rollouts"][index]["text"], True).answer for index in panel.students]
+    students = [_answer(record["rollouts"][index]) for index in panel.students]
     before = panel.teacher_verdicts + panel.student_verdicts
-    texts: list[str] = []
     order, same_as = panel.order, panel.same_as
-    count = len(panel.teacher_verdicts)
-    if teachers is not None and count:
-        texts = _teacher_texts(replayed, teachers)
-    elif count:
-        order, same_as = without_teachers(order, same_as, count)
-        before = before[count:]
-    pool = Pool(tuple(texts), tuple(students), order, record["verification_mode"], same_as)
-    after = await verifier.judge(record["question"], panel.rubric, pool, [])
+    texts: list[str] | None = []
+    if count := len(panel.teacher_verdicts):
+        texts = shown.teacher_texts(record)
+        if texts is None:
+            order, same_as = without_teachers(order, same_as, count)
+            before = before[count:]
+    pool = Pool(tuple(texts or ()), tuple(students), order, record["verification_mode"], same_as)
+    after = await verifier.judge(
+        record["question"],
+        panel.rubric,
+        pool,
+        [],
+        nonce_key(replayed.judgement_id, panel.students),
+    )
     return Comparison(panel.rubric, before, after.teachers + after.students)
-
-
-def _teacher_texts(replayed: Replayed, teachers: TeacherIndex) -> list[str]:
-    stored = teachers.all_answers(replayed.record["fingerprint"])
-    answers = [Rollout(answer.text, True).answer for answer in stored]
-    by_hash = {sha256(answer): answer for answer in answers}
-    try:
-        return [by_hash[teacher["sha256"]] for teacher in replayed.record["teachers"]]
-    except KeyError as missing:
-        raise JournalError(
-            f"the teacher index lacks the answer {missing.args[0][:12]} that judgement "
-            f"{replayed.judgement_id} was made with: name the index of that run"
-        ) from None

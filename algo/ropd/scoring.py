@@ -130,9 +130,10 @@ def without_teachers(
     return tuple(place - count for place in shown), sharing
 
 
-def shuffle_key(seed: int, uid: str, students: Sequence[int]) -> str:
-    """What fixes the order of a panel: the run's seed, the group's uid and the panel's students."""
-    return f"{seed}\n{uid}\n{','.join(map(str, students))}"
+def shuffle_key(seed: int, fingerprint: str, occurrence: int, students: Sequence[int]) -> str:
+    """What fixes the order of a panel: the run's seed, the prompt's fingerprint, how often it was
+    judged before, and the panel's students. A uid is drawn anew in each run and is none of it."""
+    return f"{seed}\n{fingerprint}\n{occurrence}\n{','.join(map(str, students))}"
 
 
 def shuffle_order(key: str, size: int) -> tuple[int, ...]:
@@ -168,6 +169,21 @@ class RubricPanel(Panel):
     student_verdicts: tuple[Verdict, ...]
     same_as: Mapping[int, int] = field(default_factory=dict)
     asked_again: Repeats = _NEVER
+
+    @classmethod
+    def of_pool(
+        cls, rubric: Rubric, students: Sequence[int], pool: Pool, verdicts: PoolVerdicts
+    ) -> Self:
+        """The panel of a pool whose students are the rollouts `students`."""
+        return cls(
+            rubric,
+            tuple(students),
+            pool.order,
+            verdicts.teachers,
+            verdicts.students,
+            pool.same_as,
+            verdicts.asked_again,
+        )
 
     def scores(self) -> tuple[float, ...]:
         """s_i, the weighted pass rate of each student (Eq. 4)."""

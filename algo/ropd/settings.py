@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from algo.judge.settings import EngineSettings
+from algo.judge.settings import BudgetSettings, EngineSettings
 from algo.llm.settings import Fraction, LimitsSettings, RoleSettings, Settings, validated
 
 
@@ -38,6 +38,7 @@ class JudgeSettings(Settings):
     rubricator: RubricatorSettings = RubricatorSettings()
     verifier: VerifierSettings = VerifierSettings()
     limits: LimitsSettings = LimitsSettings()
+    budget: BudgetSettings = BudgetSettings()
 
 
 class PromptsSettings(Settings):
@@ -76,7 +77,8 @@ class VerificationSettings(Settings):
     """`joint_blind` is Eq. 3 and section 4.3; `joint_named` redoes Table 6's "w/o blind";
     `isolated` sends one answer a call; `students_only` leaves the teachers out of the pool."""
     seed: int = 0
-    """Seeds the shuffle of every group, together with the group's uid."""
+    """Seeds the shuffle of every group, together with its prompt and how often that was judged
+    before: one seed gives one order, whatever the order in which groups arrive."""
     overflow: Literal["cut", "split", "fail"] = "cut"
     """When the prompt exceeds the role's `context_tokens`: `cut` all answers in the middle, each by
     the same share (marked), `split` the rollouts over several verifier calls that all show the
@@ -106,6 +108,10 @@ class RopdSettings(EngineSettings):
     @property
     def limits(self) -> LimitsSettings:
         return self.judge.limits
+
+    @property
+    def budget(self) -> BudgetSettings:
+        return self.judge.budget
 
     @classmethod
     def from_node(cls, node: Mapping[str, Any]) -> RopdSettings:

@@ -63,7 +63,7 @@ def right_scores(of: Group) -> tuple[float, ...]:
     criteria = [criterion.criterion for criterion in rubric.criteria]
     return tuple(
         0.0
-        if rollout.rule is not None
+        if rollout.rule("judge") is not None
         else weighted_pass_rate(rubric, tuple(expected_verdict(criteria, rollout.answer)))
         for rollout in of.rollouts
     )
@@ -73,6 +73,8 @@ def graded_scores(of: Group, top: int) -> tuple[float, ...]:
     """The scores that the fake judge's grades amount to."""
     question = of.messages[0]["content"]
     return tuple(
-        0.0 if rollout.rule is not None else expected_grade(question, rollout.answer, top) / top
+        0.0
+        if rollout.rule("judge") is not None
+        else expected_grade(question, rollout.answer, top) / top
         for rollout in of.rollouts
     )

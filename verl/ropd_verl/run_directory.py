@@ -1,8 +1,8 @@
 """Which directory a start writes to: a new one, or that of an interrupted run.
 
 ``<run_root>/001``, ``002``, ... hold a run each. A start continues the newest run when that run
-did not finish, nothing else is writing to it, and its configuration is the same; else it opens
-the next. A run is finished when its `summary.json` is there.
+did not finish, nothing else is writing to it, and its configuration is the same but for
+`ropd.judge.budget`; else it opens the next. A run is finished when its `summary.json` is there.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import IO
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from algo.errors import ConfigurationError
 from algo.runs.configuration import CONFIG
@@ -101,6 +103,7 @@ def open_run_directory(root: Path, config: DictConfig, *, may_continue: bool) ->
             lock = _try_lock(newest)
             reason = _why_not(newest, text, lock, may_continue)
             if not reason and lock is not None:
+                _record(newest, text)
                 return RunDirectory(newest, True, "it was interrupted", lock)
             if lock is not None:
                 lock.close()
@@ -124,9 +127,36 @@ def _why_not(run: Path, text: str, lock: IO[str] | None, may_continue: bool) -> 
     if (run / SUMMARY).is_file():
         return f"{run.name} is finished"
     recorded = run / CONFIG
-    if not recorded.is_file() or recorded.read_text() != text:
+    if not recorded.is_file() or not _equal_but_for_the_budget(recorded.read_text(), text):
         return f"{run.name} has another configuration"
     return ""
+
+
+def _equal_but_for_the_budget(recorded: str, text: str) -> bool:
+    """A run that spent its judge's budget goes on under a higher one."""
+    if recorded == text:
+        return True
+    nodes = []
+    for each in (recorded, text):
+        try:
+            node = OmegaConf.to_container(OmegaConf.create(each), resolve=False)
+        except (YAMLError, OmegaConfBaseException):
+            return False
+        judge = node
+        for key in ("ropd", "judge"):
+            judge = judge.get(key) if isinstance(judge, dict) else None
+        if isinstance(judge, dict):
+            judge.pop("budget", None)
+        nodes.append(node)
+    return nodes[0] == nodes[1]
+
+
+def _record(run: Path, text: str) -> None:
+    """Keep the configuration that the run now has, in one piece."""
+    if (run / CONFIG).read_text() != text:
+        partial = (run / CONFIG).with_suffix(".part")
+        partial.write_text(text)
+        partial.rename(run / CONFIG)
 
 
 def _try_lock(run: Path) -> IO[str] | None:

@@ -23,12 +23,13 @@ from typing import Any, TextIO
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from algo.env_file import load_env_file
-from algo.errors import ConfigurationError, JudgeOutage, RopdError
+from algo.errors import BudgetSpent, ConfigurationError, JudgeOutage, RopdError
 from algo.methods.registry import is_judged, method_of, roles_of, ropd_settings
 from algo.paths import absolute
 from algo.report import write_report
 from algo.ropd.settings import RopdSettings
 from algo.runs import summary as summaries
+from ropd_verl import ray_cluster
 from ropd_verl.checks.inputs import check_example
 from ropd_verl.config import compose_config, key_lines
 from ropd_verl.installation import require_verl
@@ -246,6 +247,7 @@ def _run_ppo(config: DictConfig) -> BaseException | None:
 
     from ropd_verl.trainer import RopdTaskRunner
 
+    ray_cluster.settle(config, os.environ)
     auto_set_device(config)
     validate_config(config, need_reference_policy(config), need_critic(config))
     try:
@@ -254,6 +256,8 @@ def _run_ppo(config: DictConfig) -> BaseException | None:
         traceback.print_exc()
         cause = getattr(error, "cause", None)
         return cause if isinstance(cause, BaseException) else error
+    except ConnectionError as error:  # of `ray.init`; a worker's is a RayError too
+        raise ray_cluster.unreachable(config, os.environ, error) from error
     finally:
         ray.shutdown()
     return None
@@ -268,7 +272,8 @@ def _why_it_stopped(failure: BaseException, run: RunDirectory, command: str) -> 
     message = "; ".join((message, *getattr(failure, "__notes__", ())))
     step = run.last_checkpoint()
     saved = "no checkpoint yet" if step is None else f"checkpoint of step {step} is saved"
-    fix = "fix the endpoint, then " if isinstance(failure, JudgeOutage) else ""
+    is_down = isinstance(failure, JudgeOutage) and not isinstance(failure, BudgetSpent)
+    fix = "fix the endpoint, then " if is_down else ""
     return f"stopped: {message}; {saved}; {fix}resume with: bash training/train.sh {command}"
 
 

@@ -52,7 +52,7 @@ async def test_another_judge_of_the_same_mind_agrees_fully(tmp_path: Path) -> No
             str(tmp_path), "--rejudge", "--model", "fake", "--base-url", url, "--limit", "4"
         )
     assert result.exit_code == 0, result.output
-    assert "rejudged 4 groups, 16 answers" in result.output
+    assert "rejudged 4 groups, 32 answers" in result.output
     assert "agreement per criterion" in result.output
     assert result.output.count("1.000") >= 4
 
@@ -73,7 +73,7 @@ async def test_another_judge_that_denies_everything_is_told_apart(tmp_path: Path
     assert result.exit_code == 0, result.output
     assert "mean score after                         0.000" in result.output
     shown = [label for label, _ in blocks(judge.bodies[-1]["messages"][0]["content"])]
-    assert sum(label.startswith("ANSWER") for label in shown) == 4
+    assert sum(label.startswith("ANSWER") for label in shown) == 8
 
 
 async def test_a_tampered_journal_is_reported(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,13 @@ def test_every_recorded_reward_replays_bit_for_bit() -> None:
 
 @pytest.mark.parametrize("record", JUDGED, ids=lambda record: record["uid"])
 async def test_the_same_replies_give_the_same_record(
-    record: dict[str, Any], tmp_path: Path
+    record: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def first_key(seed: int, fingerprint: str, occurrence: int, students: Sequence[int]) -> str:
+        """As a group's order was drawn then: by its uid."""
+        return f"{seed}\n{record['uid']}\n{','.join(map(str, students))}"
+
+    monkeypatch.setattr("algo.ropd.pipeline.shuffle_key", first_key)
     messages = [{"role": "user", "content": record["question"]}]
     assert prompt_fingerprint(messages) == record["fingerprint"]
     rollouts = [Rollout(each["text"], each["finished"]) for each in record["rollouts"]]
@@ -80,7 +86,7 @@ async def test_the_same_replies_give_the_same_record(
     assert list(scored.scores) == record["scores"]
     [now] = read_records(tmp_path)
     assert now["schema_version"] == JUDGEMENT_SCHEMA
-    assert now.keys() - record.keys() == {"method"}
+    assert now.keys() - record.keys() == {"method", "occurrence", "overflow", "criteria"}
     assert record.keys() <= now.keys()
     same = ("rules", "panels", "scores", "teacher_scores", "teachers", "rollouts", "uid", "step")
     modes = ("rubric_mode", "verification_mode", "shuffle_seed", "question", "fingerprint")

@@ -63,7 +63,16 @@ async def test_scores_are_the_grades_and_equal_answers_are_graded_once(
 ) -> None:
     judge, top = FakeJudge(), TOPS[way["name"]]
     drawn = random.Random(0)
-    texts = ["right 4", "<think>so</think>right 4", "4", "four", "5", "a {question} {{answer}}"]
+    texts = [
+        "",
+        "<think>4",
+        "right 4",
+        "<think>so</think>right 4",
+        "4",
+        "four",
+        "5",
+        "a {question} {{answer}}",
+    ]
     groups = [
         group(k, rollouts=[Rollout(drawn.choice(texts), drawn.random() < 0.9) for _ in range(8)])
         for k in range(12)
@@ -72,9 +81,11 @@ async def test_scores_are_the_grades_and_equal_answers_are_graded_once(
         scored = await asyncio.gather(*(engine.score_group(each) for each in groups))
         metrics = engine.metrics()
     assert [each.scores for each in scored] == [graded_scores(each, top) for each in groups]
-    distinct = [len({r.answer for r in each.rollouts if r.rule is None}) for each in groups]
+    distinct = [
+        len({r.answer for r in each.rollouts if r.rule("judge") is None}) for each in groups
+    ]
     assert judge.requests == {"verifier": sum(distinct)}
-    judged = sum(rollout.rule is None for each in groups for rollout in each.rollouts)
+    judged = sum(rollout.rule("judge") is None for each in groups for rollout in each.rollouts)
     assert metrics["ropd/shared_grade"] == pytest.approx(1 - sum(distinct) / judged)
     assert metrics["ropd/reward_mean"] == pytest.approx(
         sum(sum(each.scores) / 8 for each in scored) / 12
@@ -86,9 +97,9 @@ async def test_scores_are_the_grades_and_equal_answers_are_graded_once(
     assert "12 judged groups replayed, 0 differ; 0 failed groups" in said
     page = tmp_path / "report.html"
     write_report(tmp_path, page)
-    shown = page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     panel = next(panel for record in records for panel in record["panels"])
-    assert f"{panel['grade']} of {top} = {panel['grade'] / top:.3f}" in shown
+    assert f"{panel['grade']} of {top} = {panel['grade'] / top:.3f}" in text
 
 
 @pytest.mark.parametrize("name", TOPS)

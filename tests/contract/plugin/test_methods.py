@@ -178,15 +178,15 @@ def test_rlvr_needs_neither_judge_nor_index_but_ground_truth(
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train.parquet")
     [(level, what)] = findings(overrides)["ground truth"]
     assert level is Level.ERROR
-    assert "row 4, reward_model.ground_truth: missing" in what
+    assert "row 4 has no reward_model.ground_truth" in what
     assert "ropd data check --validation" in what
-    with pytest.raises(ConfigurationError, match="row 4, reward_model"):
+    with pytest.raises(ConfigurationError, match="row 4 has no reward_model"):
         start.check(compose_config("ropd", overrides), {})
 
     odd = [{**row, "data_source": "essays"} for row in ROWS]
     pq.write_table(pa.Table.from_pylist(odd), tmp_path / "train.parquet")
     [(level, what)] = findings(overrides)["ground truth"]
-    assert "no rule grades 'essays'" in what
+    assert "no rule grades row 0" in what
     # A judged method trains on what nobody can grade.
     assert "ground truth" not in findings(whole)
 

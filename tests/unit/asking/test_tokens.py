@@ -14,24 +14,10 @@ from algo.asking.form import Form
 from algo.asking.templates import Block, PromptTemplate
 from algo.asking.tokens import JudgeTokenizer
 from algo.llm.settings import RoleSettings
+from tests.builders.tokenizers import SPECIAL
+from tests.builders.tokenizers import byte_tokenizer as tokenizer
 
 tokenizers = pytest.importorskip("tokenizers")
-
-SPECIAL = ("<|im_start|>", "<|im_end|>", "</s>", "<turn|>", "[IMG]", "<extra_token>", "\u2581end")
-
-
-def tokenizer(
-    special: tuple[str, ...] = SPECIAL, plain: tuple[str, ...] = (), **options: Any
-) -> Any:
-    """A byte-level tokenizer without merges: every text is encoded, byte by byte."""
-    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {sign: number for number, sign in enumerate(alphabet)}
-    made = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=[]))
-    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.normalizer = options.pop("normalizer", None)
-    made.add_special_tokens([tokenizers.AddedToken(text, **options) for text in special])
-    made.add_tokens([tokenizers.AddedToken(text, special=False) for text in plain])
-    return made
 
 
 def special_in(made: Any, text: str) -> list[str]:

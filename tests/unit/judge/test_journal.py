@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from algo.errors import JournalError
-from algo.judge.journal import Journal, journal_files, read_records
+from algo.judge.journal import Journal, journal_files, read_expenses, read_records, read_texts
+from algo.judge.sealed_log import log_files, read_lines
 from tests.builders.patience import patience
 
 
@@ -127,7 +128,7 @@ async def test_a_writer_that_died_gives_the_folder_back(
     def dies(_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(journal, "write", dies)
+    monkeypatch.setattr(journal, "write_batch", dies)
     with pytest.raises(JournalError, match="MemoryError"):
         await journal.append({"n": 1})
     with pytest.raises(MemoryError):
@@ -158,7 +159,9 @@ async def main():
     async def one(worker):
         number = 0
         while True:
-            await journal.append({"id": f"{sys.argv[2]}-{worker}-{number}", "text": "x" * 700})
+            key = f"{sys.argv[2]}-{worker}-{number}"
+            stem = "expenses" if number % 5 == 4 else "judgements"
+            await journal.append({"id": key, "text": "x" * 700}, {key: f"words of {key}"}, stem)
             print(f"{sys.argv[2]}-{worker}-{number}", flush=True)
             number += 1
     await asyncio.gather(*(one(worker) for worker in range(8)))
@@ -182,7 +185,48 @@ def test_a_killed_writer_leaves_no_torn_record_and_loses_none_that_was_used(
                 used.add(writer.stdout.readline().strip())
             writer.send_signal(signal.SIGKILL)
             used.update(line.strip() for line in writer.stdout if line.endswith("\n"))
-    kept = [record["id"] for record in read_records(tmp_path)]
+    both = (read_records(tmp_path), read_expenses(tmp_path))
+    kept = [record["id"] for records in both for record in records]
+    texts = read_texts(tmp_path)
+    assert all(texts[each] == f"words of {each}" for each in kept)
     assert used <= set(kept)
     assert len(kept) == len(set(kept))
     assert len(journal_files(tmp_path)) > 1
+
+
+async def test_a_text_is_written_once_over_batches_and_runs(tmp_path: Path) -> None:
+    for start in (0, 10):
+        journal = Journal(tmp_path, 1000)
+        texts = {f"hash {k}": f"text {k}" for k in range(3)}
+        await asyncio.gather(*(journal.append({"n": start + n}, texts) for n in range(10)))
+        await journal.append({"n": -1}, texts)
+        await journal.aclose()
+    assert len(list(read_lines(log_files(tmp_path, "texts")))) == 3
+    assert read_texts(tmp_path) == {f"hash {k}": f"text {k}" for k in range(3)}
+
+
+async def test_a_text_whose_write_failed_is_written_with_the_next_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path, 1 << 20)
+
+    def no_space(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("algo.judge.journal.os.fsync", no_space)
+    with pytest.raises(JournalError, match="No space left"):
+        await journal.append({"n": 1}, {"hash": "text"})
+    monkeypatch.undo()
+    await journal.append({"n": 2}, {"hash": "text"})
+    await journal.aclose()
+    assert read_texts(tmp_path) == {"hash": "text"}
+
+
+async def test_a_kept_file_survives_being_kept_again_and_a_torn_copy(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, 1 << 20)
+    name = journal.keep_file(b"template", ".txt")
+    file = tmp_path / "files" / f"{name}.txt"
+    file.write_bytes(b"temp")
+    assert journal.keep_file(b"template", ".txt") == name
+    assert file.read_bytes() == b"template"
+    await journal.aclose()

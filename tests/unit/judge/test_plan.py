@@ -17,11 +17,13 @@ from algo.judge.plan import (
     TrainerMode,
     Workload,
     bound_step,
+    fit_budget,
     judge_context_tokens,
     measured_in,
     plan_disk,
     plan_judge,
 )
+from algo.judge.settings import BudgetSettings
 from algo.llm.settings import PricesSettings
 from algo.paths import REPOSITORY
 
@@ -200,3 +202,30 @@ def test_every_method_has_a_plan(method: str, calls: str) -> None:
     tail = 258.0 if method == "rlvr" else 260.0
     assert f"sync: at least {tail} s" in done.output
     assert "teacher index 0.00 GB" in done.output
+
+
+def test_a_budget_is_compared_with_the_whole_runs_estimate() -> None:
+    prices = PricesSettings(input=1.0, output=10.0)
+    judge = plan_judge(LOAD, STAGES, RATES, prices)
+    tokens = (judge.tokens_in_per_step + judge.tokens_out_per_step) * LOAD.steps
+    enough, half = (
+        fit_budget(BudgetSettings(tokens=int(limit)), judge, LOAD.steps)[0]
+        for limit in (tokens, tokens / 2)
+    )
+    assert enough.suffices
+    assert not half.suffices
+    assert "after some 3 of 7 steps" in half.line()
+    [money] = fit_budget(BudgetSettings(cost=judge.cost_per_run * 2), judge, LOAD.steps)
+    assert money.suffices
+    assert fit_budget(BudgetSettings(), judge, LOAD.steps) == []
+
+
+def test_the_command_says_what_the_budget_is_worth() -> None:
+    times = ["--rubricator-s", "5", "--verifier-s", "5", "--parameters", "4"]
+    poor, rich = (
+        CliRunner().invoke(app, ["plan", *times, f"ropd.judge.budget.tokens={tokens}"])
+        for tokens in (1_000_000, 10**12)
+    )
+    assert "budget      ropd.judge.budget.tokens=1,000,000 is below the estimate" in poor.output
+    assert "is within it" in rich.output
+    assert "budget " not in CliRunner().invoke(app, ["plan", *times]).output

@@ -84,7 +84,7 @@ def test_a_method_without_a_judge_has_no_engine() -> None:
 @pytest.mark.parametrize("name", ["tjudge", "ovd"])
 def test_a_group_costs_a_call_a_rollout(name: str) -> None:
     chosen = settings(name)
-    (stage,) = method_of(chosen).stages(chosen, LOAD) or ()
+    [stage] = method_of(chosen).stages(chosen, LOAD) or []
     assert (stage.role, stage.calls, stage.answers, stage.in_turn) == ("verifier", 3, 1, 1)
     assert stage.tokens_out == 3 * 10
     frame = stage.tokens_in - 3 * (100 + 1000)
@@ -94,7 +94,7 @@ def test_a_group_costs_a_call_a_rollout(name: str) -> None:
 
 def test_references_are_shown_in_each_call_and_the_first_goes_ahead() -> None:
     chosen = settings("tjudge", options={"reference": "teacher"})
-    (stage,) = method_of(chosen).stages(chosen, LOAD) or ()
+    [stage] = method_of(chosen).stages(chosen, LOAD) or []
     assert (stage.calls, stage.answers, stage.in_turn) == (3, 3, 2)
     assert stage.tokens_in > 3 * (100 + 3 * 1000)
 

@@ -4,6 +4,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from algo.errors import ConfigurationError
+from algo.judge.ledger import Ledger
+from algo.judge.settings import BudgetSettings
 from ropd_verl import train
 from ropd_verl.run_directory import SUMMARY, open_run_directory
 
@@ -154,3 +156,37 @@ def test_a_start_that_resumes_says_what_it_removed(tmp_path, capsys, resume_mode
     said = capsys.readouterr().out
     line = "removed the old checkpoints of steps 5 (trainer.max_actor_ckpt_to_keep=2)\n"
     assert said == (line if resume_mode == "auto" else "")
+
+
+def budgeted(tokens, steps=40):
+    node = {"ropd": {"judge": {"budget": {"tokens": tokens}}}, "steps": steps}
+    return OmegaConf.create(node)
+
+
+def test_a_run_goes_on_under_another_budget_and_records_it(tmp_path):
+    first = start(tmp_path, budgeted(5))
+    for config in (
+        budgeted(9),
+        budgeted(None),
+        OmegaConf.create({"ropd": {"judge": {}}, "steps": 40}),
+    ):
+        again = start(tmp_path, config)
+        assert (again.path, again.continued) == (first.path, True)
+        assert OmegaConf.load(again.path / "config.yaml") == config
+    assert start(tmp_path, budgeted(9, steps=41)).path.name == "002"
+
+
+def test_a_recorded_configuration_that_is_no_yaml_is_another_one(tmp_path):
+    (start(tmp_path).path / "config.yaml").write_text("a: [")
+    assert start(tmp_path).path.name == "002"
+
+
+def test_the_last_line_of_a_spent_budget_says_how_to_go_on(tmp_path):
+    run = start(tmp_path)
+    ledger = Ledger(BudgetSettings(tokens=5), {}, tokens=7)
+    line = train._why_it_stopped(ledger.spent(), run, "ropd.judge.budget.tokens=5")
+    assert line == (
+        "stopped: the judge's budget is spent: 7 tokens in all starts of this run, and "
+        "ropd.judge.budget.tokens is 5; to go on, raise it or set it to null, and change nothing "
+        "else; no checkpoint yet; resume with: bash training/train.sh ropd.judge.budget.tokens=5"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -80,24 +81,25 @@ def test_a_verdict_of_another_length_is_no_score() -> None:
 
 
 @given(st.integers(0, 2**32), st.text(max_size=20), st.integers(1, 16), st.data())
-def test_shuffling_never_changes_a_score(seed: int, uid: str, size: int, data: Any) -> None:
+def test_shuffling_never_changes_a_score(seed: int, prompt: str, size: int, data: Any) -> None:
     rubric = rubric_of(1, 2, 3, 4)
     pool = [tuple(data.draw(st.lists(st.booleans(), min_size=4, max_size=4))) for _ in range(size)]
     answers = [str(number) for number in range(size)]
-    shuffled = Pool.shuffled((), answers, "joint_blind", shuffle_key(seed, uid, range(size)))
+    shuffled = Pool.shuffled((), answers, "joint_blind", shuffle_key(seed, prompt, 0, range(size)))
     assert sorted(shuffled.order) == list(range(size))
     back = shuffled.gathered([shuffled.order], [[pool[int(each)] for each in shuffled.shown]])
     panel = RubricPanel(rubric, tuple(range(size)), shuffled.order, (), back.students)
     assert student_scores([panel], size) == tuple(weighted_pass_rate(rubric, v) for v in pool)
 
 
-def test_the_shuffle_depends_on_seed_group_and_panel_alone() -> None:
-    def order(seed: int, uid: str, students: tuple[int, ...]) -> tuple[int, ...]:
-        return shuffle_order(shuffle_key(seed, uid, students), 12)
+def test_the_shuffle_depends_on_seed_prompt_occurrence_and_panel_alone() -> None:
+    def order(seed: int, prompt: str, occurrence: int, students: tuple[int, ...]) -> Any:
+        return shuffle_order(shuffle_key(seed, prompt, occurrence, students), 12)
 
-    base = order(0, "u", (1, 2))
-    assert base == order(0, "u", (1, 2))
-    others = [order(1, "u", (1, 2)), order(0, "v", (1, 2)), order(0, "u", (3, 2))]
+    base = order(0, "p", 0, (1, 2))
+    assert base == order(0, "p", 0, (1, 2))
+    others = [order(1, "p", 0, (1, 2)), order(0, "q", 0, (1, 2)), order(0, "p", 1, (1, 2))]
+    others.append(order(0, "p", 0, (3, 2)))
     assert all(base != other for other in others)
 
 
@@ -195,7 +197,7 @@ def test_the_message_names_the_place_for_the_repair_turn() -> None:
 
 
 def test_the_json_schemas_forbid_what_strict_mode_does_not_take() -> None:
-    def check(schema: dict[str, Any]) -> None:
+    def check(schema: Mapping[str, Any]) -> None:
         if schema["type"] == "object":
             assert schema["additionalProperties"] is False
             assert schema["required"] == list(schema["properties"])

@@ -45,6 +45,7 @@ CHECKS: tuple[Check, ...] = (
     Check("teacher index", "the judge is shown these answers", MACHINE, inputs.teacher_index),
     Check("judge settings", "nobody could be asked", MACHINE, judge.roles, at_start=False),
     Check("judge address", "any node may ask it", MACHINE, judge.address),
+    Check("budget", "the run ends when it is spent", MACHINE, judge.budget),
     Check("judge", "there is no reward without it", NETWORK, judge.endpoints),
     Check("run length", "the run would end early, or never step", MACHINE, inputs.run_length),
     Check("structured output", "other replies break more often", NETWORK, judge.structured_output,

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 from omegaconf import DictConfig
 from pyarrow import ArrowException
 
-from algo.data.check import ungradable
 from algo.errors import ConfigurationError, TeacherIndexError
+from algo.grading.ground_truth import can_grade, known_sources, needs_math_verify
 from algo.methods.registry import method_of
 from algo.paths import absolute
 from algo.ropd.settings import RopdSettings
@@ -20,6 +20,7 @@ from ropd_verl.checks.finding import Finding, Subject, note, ok, warning
 
 TRAIN_COLUMNS = ("prompt", "data_source")
 VAL_COLUMNS = ("prompt", "data_source", "reward_model")
+_GRADED = ["data_source", "reward_model"]
 
 
 def example(subject: Subject) -> Iterable[Finding]:
@@ -45,7 +46,9 @@ def data(subject: Subject) -> Iterable[Finding]:
     config = subject.config
     train = check_data(config.data.train_files, "data.train_files", TRAIN_COLUMNS)
     if config.trainer.val_before_train or config.trainer.test_freq > 0:
-        check_data(config.data.val_files, "data.val_files", VAL_COLUMNS)
+        val = check_data(config.data.val_files, "data.val_files", VAL_COLUMNS)
+        never = "validate never: trainer.test_freq=-1 and trainer.val_before_train=false"
+        check_gradable(val, "data.val_files", never)
     yield ok(f"{_rows(train):,} training prompts")
 
 
@@ -107,7 +110,8 @@ def ground_truth(subject: Subject) -> Iterable[Finding]:
     if train is None:
         yield note("not compared: the training prompts cannot be read")
         return
-    check_ground_truth(train, subject.settings.method.name)
+    method = subject.settings.method.name
+    check_gradable(train, "data.train_files", f"train by another method than {method}")
     yield ok("every training prompt can be graded")
 
 
@@ -189,14 +193,30 @@ def check_data(files: str | Iterable[str] | None, key: str, columns: Iterable[st
     return paths
 
 
-def check_ground_truth(train_files: list[Path], method: str) -> None:
-    """Raise `ConfigurationError` naming the first training row that cannot be graded."""
-    for file in train_files:
-        for found in ungradable(file):
-            if found.fault:
+def check_gradable(paths: Iterable[Path], key: str, instead: str) -> None:
+    """A rule grades every row: one that none does would end the run when its answer is graded.
+
+    ``instead`` is what to do where rows shall stay as they are."""
+    for path in paths:
+        for row, values in enumerate(pq.read_table(path, columns=_GRADED).to_pylist()):
+            source = values["data_source"]
+            if not isinstance(source, str) or not can_grade(source):
                 raise ConfigurationError(
-                    f"data.train_files={file}: {found}; method={method} grades each rollout, so "
-                    "`ropd data check --validation` has to pass on it"
+                    f"{key}={path}: no rule grades row {row}, whose data_source is {source!r}; "
+                    f"begin it with one of {', '.join(known_sources())} (`ropd data prepare ... "
+                    f"--data-source NAME`), leave such rows out of {key}, or {instead}"
+                )
+            truth = values["reward_model"]
+            truth = truth.get("ground_truth") if isinstance(truth, dict) else None
+            if truth is None or not str(truth).strip():
+                raise ConfigurationError(
+                    f"{key}={path}: row {row} has no reward_model.ground_truth to be graded by; "
+                    "`ropd data check --validation FILE` lists all such rows"
+                )
+            if needs_math_verify(source) and find_spec("math_verify") is None:
+                raise ConfigurationError(
+                    f"{key}={path}: grading {source!r} needs the package math-verify: install the "
+                    "extra `math` (pip install 'ropd[math]')"
                 )
 
 

@@ -8,16 +8,23 @@ from dataclasses import replace
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from algo.asking.extraction import InvalidReply
 from algo.errors import ConfigurationError
+from algo.judge.ledger import check_budget, read_ledger
+from algo.judge.plan import Measured, fit_budget, highest_prices, plan_judge
 from algo.judge.preflight import check_judge, trial, unusable
-from algo.llm.endpoint import Request
-from algo.llm.http.wire import Fault
+from algo.judge.workload import workload_of
+from algo.llm.endpoint import Reply, Request
+from algo.llm.http.reading import OddBody, decoded
+from algo.llm.http.wire import CUT_OFF, REFUSED, Fault
 from algo.llm.scheduler import RequestScheduler
 from algo.llm.tasks import all_of
-from algo.methods.registry import roles_of
+from algo.methods.registry import method_of, roles_of
 from algo.openai_env import ResolvedRole, resolve_roles
-from algo.ropd.rubric import rubric_json_schema
+from algo.paths import absolute
+from algo.ropd.rubric import parse_rubric, rubric_json_schema
 from algo.ropd.settings import RopdSettings
+from algo.thinking import after_thinking
 from ropd_verl.checks.finding import Finding, Subject, note, ok, warning
 
 QUESTION = Request(
@@ -56,6 +63,40 @@ def address(subject: Subject) -> Iterable[Finding]:
                 f"{role.prefix}.base_url to an address that all of them reach"
             )
     yield ok(f"one address for all of {subject.nodes} nodes")
+
+
+def budget(subject: Subject) -> Iterable[Finding]:
+    """The budget against the estimate of `ropd plan`, and what earlier starts have spent of it."""
+    settings, config = subject.settings, subject.config
+    limits = settings.budget
+    asked = roles_of(settings)
+    check_budget(limits, asked)
+    if limits.tokens is None and limits.cost is None:
+        yield ok("ropd.judge.budget sets no limit")
+        return
+    prices = {role: each.prices for role, each in asked.items()}
+    if settings.journal_dir is not None:
+        spent = read_ledger(absolute(settings.journal_dir), limits, prices).spent()
+        if spent is not None:
+            raise ConfigurationError(spent.message)
+    unknown = "ropd.judge.budget is not compared: `ropd plan` has no estimate of this run"
+    if config.trainer.total_training_steps is None:
+        yield note(unknown)
+        return
+    load = workload_of(config, settings)
+    stages = method_of(settings).stages(settings, load)
+    if stages is None:
+        yield note(unknown)
+        return
+    plan = plan_judge(load, stages, Measured(dict.fromkeys(asked, 0.0)), highest_prices(asked))
+    for fit in fit_budget(limits, plan, load.steps):
+        if fit.suffices:
+            yield ok(fit.line())
+        else:
+            yield warning(
+                f"{fit.line()} (texts of assumed lengths)",
+                f"raise {fit.setting}, or see `ropd plan` with your lengths",
+            )
 
 
 def endpoints(subject: Subject) -> Iterable[Finding]:
@@ -98,6 +139,27 @@ async def _ask(role: ResolvedRole, scheduler: RequestScheduler) -> Finding:
         reply = await trial(role, scheduler, replace(QUESTION, response_format=schema))
     except Fault as fault:
         return await _blamed(role, scheduler, fault)
+    return _kept_to(role, reply)
+
+
+def _kept_to(role: ResolvedRole, reply: Reply) -> Finding:
+    """Whether the reply is what the schema allows: some servers accept one and do not heed it."""
+    name = role.endpoint.role
+    if reply.finish_reason == CUT_OFF:
+        return warning(
+            f"{name}: accepts a JSON schema; its reply ended at {role.prefix}.max_tokens="
+            f"{role.endpoint.settings.max_tokens} before it could be seen to keep to it",
+            f"raise {role.prefix}.max_tokens",
+        )
+    if reply.finish_reason == REFUSED:
+        return warning(f"{name}: declines to write under a JSON schema", "ask another model")
+    try:
+        parse_rubric(decoded(after_thinking(reply.text).encode()), (1, 1))
+    except (OddBody, InvalidReply) as broken:
+        return warning(
+            f"{name}: accepts a JSON schema and does not keep to it ({broken})",
+            f"set {role.prefix}.structured=text, by which replies are read with tolerance",
+        )
     return ok(f"{name}: takes a JSON schema ({reply.completion_tokens} tokens)")
 
 
