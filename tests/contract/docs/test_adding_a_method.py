@@ -21,7 +21,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from algo.methods.registry import METHODS
+from algo.methods.registry import METHODS, SIGNALS
 from algo.paths import REPOSITORY
 
 PAGE = (REPOSITORY / "docs/methods.md").read_text(encoding="utf-8")
@@ -203,4 +203,4 @@ def own_lines(code: str) -> Sequence[str]:
 
 def test_the_page_names_every_method() -> None:
     table = PAGE.partition("\n## ")[0]
-    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(METHODS)
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [*METHODS, *SIGNALS]
