@@ -1,7 +1,7 @@
 """What a run asks of its judge, its clock and its disk, estimated before it starts.
 
 Pure arithmetic on what is given; no latency, price or throughput is assumed here. What a group
-asks, its method says, as `Stage`s that follow one another.
+asks, its method says, as `StageCalls`s that follow one another.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Workload:
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageCalls:
     """What one group asks of a role before the next stage can begin; tokens of all its calls."""
 
     role: str
@@ -66,7 +66,7 @@ class Stage:
     """Calls of which each waits for the one before it, where others go beside the last."""
 
 
-Stages = Sequence[Stage]
+Stages = Sequence[StageCalls]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from abc import ABC
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
-from algo.judge.plan import Stage, Workload
+from algo.judge.plan import StageCalls, Workload
 from algo.judge.settings import EngineSettings
 from algo.llm.settings import RoleSettings, Settings
 
@@ -55,7 +55,7 @@ class Signal(ABC, Generic[SettingsT]):
         return f"{asked}, m={m} teacher answers" if cls.needs_teachers(settings) else asked
 
     @classmethod
-    def stages(cls, settings: SettingsT, load: Workload) -> Sequence[Stage] | None:
+    def stages(cls, settings: SettingsT, load: Workload) -> Sequence[StageCalls] | None:
         """What one group asks of its roles, stage after stage; `None` where a method does not say.
 
         Without retries, and without what a prompt cache saves.

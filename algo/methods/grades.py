@@ -22,7 +22,7 @@ from algo.asking.extraction import InvalidReply, Value, check_schema, validated
 from algo.asking.form import Form
 from algo.asking.templates import Block, PromptTemplate, draw_nonce, numbered
 from algo.judge.method import Judgement, Method, Panel, Resources, ScoredGroup
-from algo.judge.plan import Stage, Workload
+from algo.judge.plan import StageCalls, Workload
 from algo.llm.settings import RoleSettings, Settings
 from algo.llm.tasks import all_of
 from algo.ropd.settings import RopdSettings
@@ -129,13 +129,15 @@ class GradeMethod(Method[RopdSettings]):
         )
 
     @classmethod
-    def stages(cls, settings: RopdSettings, load: Workload) -> Sequence[Stage]:
+    def stages(cls, settings: RopdSettings, load: Workload) -> Sequence[StageCalls]:
         shows = cls.needs_teachers(settings)
         shown = 1 + (load.teacher_answers if shows else 0)
         frame = estimated_tokens(cls._template(settings).text) + load.question
         n = load.rollouts
         tokens_in, tokens_out = n * (frame + shown * load.answer), n * load.verdict
-        return (Stage(ROLE, n, shown, tokens_in, tokens_out, in_turn=min(n, 2) if shows else 1),)
+        return (
+            StageCalls(ROLE, n, shown, tokens_in, tokens_out, in_turn=min(n, 2) if shows else 1),
+        )
 
     def setup(self) -> dict[str, Any]:
         return {"top_grade": self.top, "templates": {ROLE: self._form.template.sha256}}

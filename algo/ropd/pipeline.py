@@ -14,7 +14,7 @@ from algo.asking.templates import PromptTemplate
 from algo.judge.engine import Engine, open_engine
 from algo.judge.group import Group, Rollout, Rule
 from algo.judge.method import Judgement, Method, Resources, ScoredGroup, TeacherAnswers
-from algo.judge.plan import Stage, Workload
+from algo.judge.plan import StageCalls, Workload
 from algo.llm.settings import RoleSettings
 from algo.llm.tasks import all_of
 from algo.ropd.client import Rubricator, Verifier, nonce_key
@@ -99,7 +99,7 @@ class Ropd(Method[RopdSettings]):
         )
 
     @classmethod
-    def stages(cls, settings: RopdSettings, load: Workload) -> Sequence[Stage]:
+    def stages(cls, settings: RopdSettings, load: Workload) -> Sequence[StageCalls]:
         """A rubric for the group (or for each student), then one verification of its pool (or one
         for each answer)."""
         shared, mode = settings.rubric.mode == "shared", settings.verification.mode
@@ -112,8 +112,8 @@ class Ropd(Method[RopdSettings]):
         asked = estimated_tokens(rubricator.text) + load.question + contrasted * load.answer
         frame = estimated_tokens(verifier.text) + load.question + load.rubric
         return (
-            Stage("rubricator", panels, contrasted, panels * asked, panels * load.rubric),
-            Stage(
+            StageCalls("rubricator", panels, contrasted, panels * asked, panels * load.rubric),
+            StageCalls(
                 "verifier",
                 panels * calls,
                 shown,

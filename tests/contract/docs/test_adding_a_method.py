@@ -128,7 +128,7 @@ settings = load_settings({
     "method": {"name": "yesno"}, "journal_dir": sys.argv[2],
     "judge": {"verifier": role, "limits": {"backoff_s": 0.01, "retries": {"refusal": 0}}},
 })
-rollouts = [Rollout("a right answer", True), Rollout("another", True), Rollout("a right", False)]
+rollouts = [Rollout("a right answer", True), Rollout("another", True), Rollout("<think>right", True)]
 
 async def main():
     async with build_engine(settings, {}) as engine:
@@ -152,7 +152,7 @@ async def test_it_judges_fails_replays_and_is_reported(tree: Path, tmp_path: Pat
     async with verifier() as url:
         printed = await run(tree, sys.executable, "-c", JUDGE_TWO_GROUPS, url, journal)
     scores, kind, metrics = json.loads(printed)
-    assert scores == [1.0, 0.0, 0.0]  # the third was cut off: by rule, without a call
+    assert scores == [1.0, 0.0, 0.0]  # the third holds no answer: by rule, without a call
     assert kind == "refusal"
     assert metrics["ropd/judge/retries/unparseable"] == 1.0
     assert (metrics["ropd/groups_judged"], metrics["ropd/groups_failed"]) == (2.0, 1.0)

@@ -13,7 +13,7 @@ from algo.cli import app
 from algo.errors import ConfigurationError
 from algo.judge.plan import (
     Measured,
-    Stage,
+    StageCalls,
     TrainerMode,
     Workload,
     bound_step,
@@ -37,7 +37,7 @@ LOAD = Workload(
     rubric=200,
     verdict=10,
 )
-STAGES = (Stage("rubricator", 1, 5, 5600, 200), Stage("verifier", 1, 5, 5580, 50))
+STAGES = (StageCalls("rubricator", 1, 5, 5600, 200), StageCalls("verifier", 1, 5, 5580, 50))
 RATES = Measured({"rubricator": 20.0, "verifier": 5.0}, rollout_s=60.0, train_s=40.0)
 
 
