@@ -23,6 +23,7 @@ from ropd_verl import ray_cluster
 from ropd_verl.checks import machine
 from ropd_verl.config import compose_config
 from tests.builders.checking import subject
+from tests.builders.patience import patience
 
 _START_S = 60
 
@@ -107,7 +108,7 @@ def _end(head: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         head.send_signal(signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        head.wait(15)
+        head.wait(patience(15))
     for process in [*started, *([psutil.Process(head.pid)] if head.poll() is None else [])]:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
@@ -144,7 +145,7 @@ def _run(variables: dict[str, str], looked: Path) -> subprocess.CompletedProcess
         env=variables | {"LOOKED": str(looked), "VERL_PLATFORM": "cpu"},
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=patience(170),
         check=False,
     )
 
