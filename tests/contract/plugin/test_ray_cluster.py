@@ -91,7 +91,7 @@ def cluster() -> Iterator[dict[str, str]]:
         )
         try:
             found = Path(folder) / "ray/ray_current_cluster"
-            deadline = time.monotonic() + _START_S
+            deadline = time.monotonic() + patience(_START_S)
             while not (found.is_file() and found.read_text().strip()):
                 assert head.poll() is None, Path(output.name).read_text()
                 assert time.monotonic() < deadline, Path(output.name).read_text()
@@ -145,7 +145,7 @@ def _run(variables: dict[str, str], looked: Path) -> subprocess.CompletedProcess
         env=variables | {"LOOKED": str(looked), "VERL_PLATFORM": "cpu"},
         capture_output=True,
         text=True,
-        timeout=patience(170),
+        timeout=patience(100),
         check=False,
     )
 
