@@ -64,14 +64,14 @@ def plan(
     """
     from algo.errors import ConfigurationError
     from algo.judge.plan import Measured, measured_in
-    from algo.judge.workload import Lengths, workload_of
+    from algo.judge.workload import TextLengths, workload_of
     from algo.methods.registry import method_of, ropd_settings
     from algo.runs.summary import read_metrics
 
     config = _config(run, config_name, overrides or [])
     settings = ropd_settings(config)
     method = method_of(settings)
-    lengths = Lengths(answer_tokens, question_tokens, rubric_tokens, verdict_tokens)
+    lengths = TextLengths(answer_tokens, question_tokens, rubric_tokens, verdict_tokens)
     load = workload_of(config, settings, lengths)
     stages = method.stages(settings, load)
     if stages is None:

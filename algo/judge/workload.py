@@ -1,6 +1,6 @@
 """A configuration's size for `plan.py`: its numbers, and the mean lengths of its texts.
 
-Lengths are assumptions until a run has measured them.
+TextLengths are assumptions until a run has measured them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from algo.judge.settings import EngineSettings
 
 
 @dataclass(frozen=True)
-class Lengths:
+class TextLengths:
     """Mean tokens of a text; `verdict` is for one answer."""
 
     answer: int = 3000
@@ -24,11 +24,11 @@ class Lengths:
     verdict: int = 25
 
 
-ASSUMED = Lengths()
+ASSUMED = TextLengths()
 
 
 def workload_of(
-    config: DictConfig, settings: EngineSettings, lengths: Lengths = ASSUMED
+    config: DictConfig, settings: EngineSettings, lengths: TextLengths = ASSUMED
 ) -> Workload:
     """Raises `ConfigurationError` where the number of steps is not set."""
     steps = config.trainer.total_training_steps

@@ -128,7 +128,8 @@ settings = load_settings({
     "method": {"name": "yesno"}, "journal_dir": sys.argv[2],
     "judge": {"verifier": role, "limits": {"backoff_s": 0.01, "retries": {"refusal": 0}}},
 })
-rollouts = [Rollout("a right answer", True), Rollout("another", True), Rollout("<think>right", True)]
+texts = ("a right answer", "another", "<think>a right")
+rollouts = [Rollout(text, True) for text in texts]
 
 async def main():
     async with build_engine(settings, {}) as engine:
