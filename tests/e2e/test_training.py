@@ -60,7 +60,11 @@ def assert_trained(started: Started, steps: int) -> None:
     assert started.summary["steps"] == steps
     if (journal := started.summary["journal"]) is not None:
         assert all(r.exact for r in replay(Path(journal), METHODS))
-    assert any(data["actor/grad_norm"] > 0 for step, data in started.steps.items() if step)
+    trained = [data for step, data in started.steps.items() if step]
+    learned = any(data["actor/grad_norm"] > 0 for data in trained)
+    # By ground truth, a student this weak may get nothing right, which teaches nothing.
+    nothing_right = all(data["critic/score/max"] == 0 for data in trained)
+    assert learned or (started.summary["method"] == "rlvr" and nothing_right)
 
 
 def assert_interrupted(started: Started, sent: signal.Signals) -> None:
