@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.builders.patience import patience
 
@@ -21,6 +22,9 @@ ROOT = Path(__file__).parent
 
 # Read when the hub's library is imported: no test waits for a network that may not be there.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# A case of a property test that takes long on a busy machine is no fault: its test has a bound.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 # Tests start processes in folders of their own.
 if "TMPDIR" in os.environ:
     os.environ["TMPDIR"] = os.path.abspath(os.environ["TMPDIR"])

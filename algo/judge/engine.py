@@ -21,7 +21,7 @@ from algo.data.fingerprint import prompt_fingerprint
 from algo.errors import BudgetSpent, ConfigurationError, JudgeFailure, JudgeOutage
 from algo.judge.books import Books
 from algo.judge.gate import QualityGate
-from algo.judge.group import Group
+from algo.judge.group import Group, Unfinished
 from algo.judge.journal import Journal
 from algo.judge.ledger import Ledger, check_budget
 from algo.judge.method import (
@@ -63,6 +63,7 @@ class Engine:
         self._roles = roles
         self._scheduler = scheduler
         self._journal = journal
+        self._unfinished: Unfinished = settings.rollouts.unfinished
         for template in method.templates():
             journal.keep_file(template.text.encode(), ".txt")
         kept = _keep_tokenizers(journal, endpoints)
@@ -100,6 +101,7 @@ class Engine:
             group,
             fingerprint,
             question_text(group.messages),
+            unfinished=self._unfinished,
             occurrence=occurrences.take(fingerprint),
         )
         try:
