@@ -23,7 +23,7 @@ from algo.judge.books import Books
 from algo.judge.gate import QualityGate
 from algo.judge.group import Group, Unfinished
 from algo.judge.journal import Journal
-from algo.judge.ledger import Ledger, check_budget
+from algo.judge.ledger import Spending, check_budget
 from algo.judge.method import (
     Judgement,
     Method,
@@ -69,7 +69,7 @@ class Engine:
         kept = _keep_tokenizers(journal, endpoints)
         self._setup = Setup(method.name, method.setup(), endpoints, kept)
         self._tally = Tally(endpoints)
-        ledger = Ledger(settings.budget, {each.role: each.settings.prices for each in endpoints})
+        ledger = Spending(settings.budget, {each.role: each.settings.prices for each in endpoints})
         self._books = Books(journal, self._setup, self._tally, ledger, scheduler)
         method.note = self._books.note
         self._gate = QualityGate(settings.gate, settings.limits.outage_s)

@@ -27,7 +27,7 @@ _CONTRARY: Final = 8
 
 
 @dataclass(eq=False)
-class Sent:
+class InFlight:
     """A request that is out."""
 
     number: int
@@ -74,7 +74,7 @@ class AdaptiveLimit:
         self._step = 1.0
         self._rounds = self._patience = 1
         self._replies = 0
-        self._out: dict[Sent, None] = {}
+        self._out: dict[InFlight, None] = {}
         self._numbers = itertools.count()
         self._held = 0
         self._held_since = -1
@@ -107,17 +107,17 @@ class AdaptiveLimit:
             self._limit = min(self._most, 2.0 * self._limit)
             self._full_since = None
 
-    def send(self, now: float) -> Sent:
+    def send(self, now: float) -> InFlight:
         """A request goes out; it is given back by `replied`, `refused`, `slow` or `forget`."""
-        sent = Sent(next(self._numbers), now, len(self._out) + 1)
+        sent = InFlight(next(self._numbers), now, len(self._out) + 1)
         self._out[sent] = None
         return sent
 
-    def forget(self, sent: Sent) -> None:
+    def forget(self, sent: InFlight) -> None:
         """The request ended in a way that says nothing of how many the server takes."""
         self._out.pop(sent, None)
 
-    def replied(self, sent: Sent, others_wait: bool = False) -> None:
+    def replied(self, sent: InFlight, others_wait: bool = False) -> None:
         """The server took the request and answered it."""
         in_flight = len(self._out)
         self.forget(sent)
@@ -139,7 +139,7 @@ class AdaptiveLimit:
             self._rounds = 1
             self._replies = 0
 
-    def refused(self, now: float, sent: Sent) -> None:
+    def refused(self, now: float, sent: InFlight) -> None:
         """The server answered 429."""
         self.forget(sent)
         for later in reversed(self._out):
@@ -158,7 +158,7 @@ class AdaptiveLimit:
             self._rounds = self._patience
         self._settle(now, min(self._limit, float(len(self._out))))
 
-    def slow(self, now: float, sent: Sent) -> None:
+    def slow(self, now: float, sent: InFlight) -> None:
         """The server did not answer in time."""
         self.forget(sent)
         if sent.at >= self._shrunk_at:
@@ -171,7 +171,7 @@ class AdaptiveLimit:
             for out in self._out
         )
 
-    def _is_beyond_chance(self, sent: Sent) -> bool:
+    def _is_beyond_chance(self, sent: InFlight) -> bool:
         """Whether the server takes fewer than it did, after one more refusal to the contrary."""
         contrary = self._contrary = self._contrary or _Contrary(sent.number, sent.level)
         contrary.count += 1

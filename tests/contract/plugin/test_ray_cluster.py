@@ -23,6 +23,7 @@ from ropd_verl import ray_cluster
 from ropd_verl.checks import machine
 from ropd_verl.config import compose_config
 from tests.builders.checking import subject
+from tests.builders.patience import patience
 
 _START_S = 60
 
@@ -90,7 +91,7 @@ def cluster() -> Iterator[dict[str, str]]:
         )
         try:
             found = Path(folder) / "ray/ray_current_cluster"
-            deadline = time.monotonic() + _START_S
+            deadline = time.monotonic() + patience(_START_S)
             while not (found.is_file() and found.read_text().strip()):
                 assert head.poll() is None, Path(output.name).read_text()
                 assert time.monotonic() < deadline, Path(output.name).read_text()
@@ -107,7 +108,7 @@ def _end(head: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         head.send_signal(signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        head.wait(15)
+        head.wait(patience(15))
     for process in [*started, *([psutil.Process(head.pid)] if head.poll() is None else [])]:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
@@ -144,7 +145,7 @@ def _run(variables: dict[str, str], looked: Path) -> subprocess.CompletedProcess
         env=variables | {"LOOKED": str(looked), "VERL_PLATFORM": "cpu"},
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=patience(100),
         check=False,
     )
 

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from algo.llm.limits import RAMP_S, AdaptiveLimit, RateWindow, Sent
+from algo.llm.limits import RAMP_S, AdaptiveLimit, InFlight, RateWindow
 
 
-def fill(limit: AdaptiveLimit, now: float, count: int | None = None) -> list[Sent]:
+def fill(limit: AdaptiveLimit, now: float, count: int | None = None) -> list[InFlight]:
     """As many requests as the limit allows, or `count` in all."""
     most = limit.value if count is None else count
     return [limit.send(now) for _ in range(most - limit.in_flight)]
 
 
-def answer_all(limit: AdaptiveLimit, out: list[Sent], now: float) -> None:
+def answer_all(limit: AdaptiveLimit, out: list[InFlight], now: float) -> None:
     """Each is answered, and the next one sent in its place."""
     for number, sent in enumerate(out):
         limit.replied(sent)
         out[number] = limit.send(now)
 
 
-def settled_at(level: int, most: int = 64) -> tuple[AdaptiveLimit, list[Sent]]:
+def settled_at(level: int, most: int = 64) -> tuple[AdaptiveLimit, list[InFlight]]:
     """A limit that has met a server of `level`, with as many in flight."""
     limit = AdaptiveLimit(most, most)
     out = fill(limit, 0.0)
@@ -37,7 +37,7 @@ class TestAdaptiveLimit:
         limit = AdaptiveLimit(4, 64)
         out = fill(limit, 0.0)
         for now, wanted in enumerate((8, 16, 32, 64, 64), start=1):
-            sent: list[Sent] = []
+            sent: list[InFlight] = []
             for each in out:
                 limit.replied(each)
                 sent += fill(limit, float(now))
