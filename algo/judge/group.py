@@ -10,16 +10,20 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 from algo.thinking import after_thinking, is_unclosed
+
+Unfinished = Literal["judge", "zero"]
+"""What becomes of a rollout that the model did not end itself: shown as it is, or scored 0."""
 
 
 class Rule(StrEnum):
     """Why a rollout scores 0 without being shown to a judge."""
 
     UNFINISHED = "unfinished"
-    """It was cut off at the token limit."""
+    """It was cut off, and `ropd.rollouts.unfinished` is `zero`."""
     UNCLOSED_THINK = "unclosed_think"
     """A think block was opened and never closed, so there is no answer after it."""
     EMPTY = "empty"
@@ -30,23 +34,28 @@ class Rule(StrEnum):
 class Rollout:
     """One sampled answer: its whole text, thinking included.
 
-    `finished` is false when generation was cut off at the token limit.
+    `finished` is false where the model did not end it itself. `thinks` is false where the student's
+    chat template has thinking switched off, or knows none: a `<think>` or `</think>` is then a word
+    like any other, and hides nothing from the judge.
     """
 
     text: str
     finished: bool
+    thinks: bool = True
 
-    @property
+    @cached_property
     def answer(self) -> str:
-        """What is judged: only what stands after the last `</think>`."""
-        return after_thinking(self.text).strip()
+        """What is judged: of a student that thinks, only what stands after the last `</think>`."""
+        return (after_thinking(self.text) if self.thinks else self.text).strip()
 
-    @property
-    def rule(self) -> Rule | None:
-        """The rule that scores this rollout 0, if one does."""
-        if not self.finished:
+    def rule(self, unfinished: Unfinished) -> Rule | None:
+        """The rule that scores this rollout 0, if one does.
+
+        A thought that never ended holds no answer, cut off or not, and no judge is asked about it.
+        """
+        if not self.finished and unfinished == "zero":
             return Rule.UNFINISHED
-        if is_unclosed(self.text):
+        if self.thinks and is_unclosed(self.text):
             return Rule.UNCLOSED_THINK
         return None if _has_content(self.answer) else Rule.EMPTY
 

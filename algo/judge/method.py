@@ -27,7 +27,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from statistics import fmean
 from time import perf_counter
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
@@ -38,7 +38,7 @@ from pydantic import TypeAdapter
 from algo.asking.query import Judge, Transcript
 from algo.asking.templates import PromptTemplate
 from algo.errors import FailureKind, JudgeFailure, MethodError, TeacherMissing
-from algo.judge.group import Group, Rollout, Rule
+from algo.judge.group import Group, Rollout, Rule, Unfinished
 from algo.judge.settings import EngineSettings
 from algo.llm.scheduler import RequestScheduler
 from algo.llm.settings import RoleSettings, Settings
@@ -92,6 +92,8 @@ class Judgement:
     question: str
     judgement_id: str = field(default_factory=lambda: uuid4().hex)
     started: float = field(default_factory=perf_counter)
+    unfinished: Unfinished = "judge"
+    """What becomes of rollouts that were cut off."""
     occurrence: int = 0
     """How often this prompt was judged before in this run (`occurrences.py`)."""
     teachers: tuple[str, ...] = ()
@@ -106,10 +108,15 @@ class Judgement:
         """How long the judgement has taken so far."""
         return perf_counter() - self.started
 
+    @cached_property
+    def rules(self) -> tuple[Rule | None, ...]:
+        """The rule that scores each rollout, None where a judge does."""
+        return tuple(rollout.rule(self.unfinished) for rollout in self.group.rollouts)
+
     @property
     def judged(self) -> list[int]:
         """The rollouts that hold an answer: no judge is shown one that a rule has scored."""
-        return [index for index, rollout in enumerate(self.group.rollouts) if rollout.rule is None]
+        return [index for index, rule in enumerate(self.rules) if rule is None]
 
 
 @dataclass(frozen=True)
@@ -145,8 +152,7 @@ class ScoredGroup:
         for score in (*scores, *teachers):
             if not (math.isfinite(score) and 0.0 <= score <= 1.0):
                 raise MethodError(f"a panel gave the score {score}, which is not in [0, 1]")
-        rules = tuple(rollout.rule for rollout in rollouts)
-        return cls(judgement.judgement_id, scores, rules, panels, teachers)
+        return cls(judgement.judgement_id, scores, judgement.rules, panels, teachers)
 
 
 def student_scores(panels: Sequence[Panel], count: int) -> tuple[float, ...]:

@@ -33,7 +33,9 @@ _GROUP_FIGURES: Final[dict[str, str]] = {
     "tie_rate": "Share of the groups whose rewards are all equal, which teach nothing.",
     "response_chars": "Characters of a rollout, thinking included.",
     "teacher_answers": "Distinct teacher answers shown for a group: the effective m.",
-    "rule/unfinished": "Share of the rollouts scored 0 because they were cut off at the limit.",
+    "unfinished": "Share of the rollouts that were cut off at a limit, judged or not.",
+    "ruled_groups": "Share of the groups in which a rule scored a rollout, and no judge.",
+    "rule/unfinished": "Share of the rollouts scored 0 because they were cut off at a limit.",
     "rule/unclosed_think": "Share of the rollouts scored 0 because their thinking never ended.",
     "rule/empty": "Share of the rollouts scored 0 because they hold no answer.",
     "teacher_mean": "Mean score of the teacher answers that were judged beside the rollouts.",
@@ -78,6 +80,9 @@ def group_figures(judgement: Judgement, scored: ScoredGroup) -> dict[str, list[f
         "response_chars": fmean(len(rollout.text) for rollout in judgement.group.rollouts),
         "teacher_answers": float(len(judgement.teachers)),
     }
+    finished = [rollout.finished for rollout in judgement.group.rollouts]
+    figures["unfinished"] = finished.count(False) / len(finished)
+    figures["ruled_groups"] = float(any(scored.rules))
     for rule in Rule:
         figures[f"rule/{rule.value}"] = scored.rules.count(rule) / len(scores)
     if scored.teacher_scores:

@@ -132,7 +132,12 @@ def _common(judgement: Judgement, setup: Setup) -> dict[str, Any]:
         "question": judgement.question,
         "teachers": _teachers(judgement),
         "rollouts": [
-            {"text": rollout.text, "sha256": sha256(rollout.text), "finished": rollout.finished}
+            {
+                "text": rollout.text,
+                "sha256": sha256(rollout.text),
+                "finished": rollout.finished,
+                **({} if rollout.thinks else {"thinks": False}),
+            }
             for rollout in group.rollouts
         ],
         **setup.method_setup,

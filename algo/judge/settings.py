@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 
 from pydantic import ConfigDict, Field
 
+from algo.judge.group import Unfinished
 from algo.llm.settings import Fraction, LimitsSettings, Settings, validated
 
 OptionsT = TypeVar("OptionsT", bound=Settings)
@@ -55,6 +56,17 @@ class BudgetSettings(Settings):
     """In the currency of the roles' `prices`; `null` is no limit."""
 
 
+class RolloutsSettings(Settings):
+    """How a rollout's text is read before a judge sees it."""
+
+    unfinished: Unfinished = "judge"
+    """A rollout that the model did not end itself, for it met the token limit: `judge` shows it as
+    it is, as the paper judges every rollout; `zero` scores it 0 by a rule."""
+    thinking: bool = True
+    """Whether the student's chat template has it think. If so, only what stands after the last
+    `</think>` is judged; if not, the whole text is, whatever tags it holds."""
+
+
 class EngineSettings(Settings):
     """What the engine itself reads, whatever the method."""
 
@@ -66,6 +78,7 @@ class EngineSettings(Settings):
     journal_dir: Path | None = None
     """Folder of the judgement journal; one process writes to it."""
     gate: GateSettings = GateSettings()
+    rollouts: RolloutsSettings = RolloutsSettings()
 
     @property
     def limits(self) -> LimitsSettings:

@@ -108,11 +108,16 @@ def _check_has_rubrics(replayed: Replayed) -> None:
         )
 
 
+def _answer(rollout: Mapping[str, Any]) -> str:
+    """What was judged of a recorded rollout; earlier records took every student to think."""
+    return Rollout(rollout["text"], True, rollout.get("thinks", True)).answer
+
+
 async def _compare(
     replayed: Replayed, panel: Any, verifier: Verifier, shown: AsJudged
 ) -> Comparison:
     record = replayed.record
-    students = [Rollout(record["rollouts"][index]["text"], True).answer for index in panel.students]
+    students = [_answer(record["rollouts"][index]) for index in panel.students]
     before = panel.teacher_verdicts + panel.student_verdicts
     order, same_as = panel.order, panel.same_as
     texts: list[str] | None = []

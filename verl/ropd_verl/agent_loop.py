@@ -20,10 +20,12 @@ import ray
 from ray.exceptions import RayError
 from verl import DataProto
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
+from verl.trainer.ppo.v1 import agent_loop_tq
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
 from algo.errors import JudgeOutage
 from algo.judge.group import Group, Rollout
+from ropd_verl.bundled_queue import BundledQueue
 from ropd_verl.cpu.generation import eos_token_ids
 from ropd_verl.group_barrier import GroupBarrier, GroupFailed
 from ropd_verl.ray_actors import class_behind
@@ -41,6 +43,8 @@ class GroupScoringWorker(_Worker):
         super().__init__(*args, **kwargs)
         self._groups: dict[str, GroupBarrier[AgentLoopOutput, RolloutScore]] = {}
         self._eos = eos_token_ids(self.model_config.generation_config, self.tokenizer)
+        # verl's worker puts by the module's name alone; this process has no other worker.
+        agent_loop_tq.__dict__["tq"] = BundledQueue()
         _quiet_group_failures()
 
     async def _run_prompt(
@@ -119,9 +123,11 @@ class GroupScoringWorker(_Worker):
     def _rollout(self, output: AgentLoopOutput) -> Rollout:
         """The text that is judged, and whether the model ended it itself."""
         ids = list(output.response_ids)
-        limit = self.config.actor_rollout_ref.rollout.response_length
-        finished = len(ids) < limit or (bool(ids) and ids[-1] in self._eos)
-        return Rollout(self.tokenizer.decode(ids, skip_special_tokens=True), finished)
+        # By its end token alone: an answer may also be cut off by the model's positions, which come
+        # before `rollout.response_length` where the prompt is long.
+        finished = bool(ids) and ids[-1] in self._eos
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return Rollout(text, finished, self.config.ropd.rollouts.thinking)
 
 
 class GroupScoringManager(AgentLoopManagerTQ):

@@ -27,6 +27,8 @@ from algo.runs.judge_time import JudgingSpan, judge_time
 from algo.runs.summary import SINCE_START
 from ropd_verl import ray_cluster
 from ropd_verl.checks.machine import ray_cpus_needed
+from ropd_verl.cpu.bundled_client import bundled
+from ropd_verl.plugin import ROLLOUT
 from ropd_verl.ray_actors import class_behind
 
 STARTED_AT_VARIABLE = "ROPD_STARTED_AT"
@@ -82,6 +84,11 @@ class _WithJudge:
             logger.warning("step %d has no figures of the judge: %s", self.global_steps, ending)
         metrics[SINCE_START] = time.time() - float(os.environ[STARTED_AT_VARIABLE])
         return batch
+
+    def get_llm_client(self) -> Any:
+        """verl's client; for the CPU's rollout, the one that sends what is asked at once."""
+        client = super().get_llm_client()  # pyright: ignore
+        return bundled(client) if self.config.actor_rollout_ref.rollout.name == ROLLOUT else client
 
     def _add_batch_to_generate(self) -> None:
         """A step's prompts.

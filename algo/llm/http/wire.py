@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from time import time
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -114,6 +115,7 @@ def _chat_body(endpoint: Endpoint, request: Request, chosen: dict[str, Any]) -> 
     }
 
 
+@lru_cache(maxsize=64)
 def is_openai(base_url: str) -> bool:
     """Whether OpenAI itself answers there, or Azure for it."""
     return (urlsplit(base_url).hostname or "").endswith(_OPENAI_HOSTS)

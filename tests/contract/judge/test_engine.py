@@ -11,7 +11,8 @@ import pytest
 from algo.errors import ConfigurationError, FailureKind, JudgeFailure, JudgeOutage
 from algo.judge.journal import read_records
 from algo.judge.preflight import check_judge
-from algo.methods.registry import roles_of
+from algo.judge.replay import replay
+from algo.methods.registry import METHODS, roles_of
 from algo.openai_env import resolve_roles
 from algo.ropd.pipeline import Rollout
 from algo.ropd.settings import RopdSettings
@@ -41,12 +42,53 @@ async def test_a_rollout_without_an_answer_scores_zero_by_rule_and_is_not_shown(
         Rollout("<think>SECRET</think> \n", True),
         Rollout(":", True),
     ]
-    async with judge.serve() as url, pipeline_for(url, tmp_path) as pipeline:
+    zero = {"unfinished": "zero"}
+    async with judge.serve() as url, pipeline_for(url, tmp_path, rollouts=zero) as pipeline:
         of = group(1, rollouts=rollouts)
         scored = await pipeline.score_group(of)
-    assert scored.scores == right_scores(of)
+        metrics = pipeline.metrics()
+    assert scored.scores == (right_scores(of)[0], 0.0, 0.0, 0.0, 0.0)
     assert scored.rules == (None, "unfinished", "unclosed_think", "empty", "empty")
     assert not any("SECRET" in str(body) for body in judge.bodies)
+    assert metrics["ropd/unfinished"] == metrics["ropd/rule/unfinished"] == 0.2
+    assert metrics["ropd/ruled_groups"] == 1.0
+
+
+async def test_a_rollout_that_was_cut_off_is_judged_as_far_as_it_goes(tmp_path: Path) -> None:
+    """As the paper judges every rollout, the default; what is left of a thought is no answer."""
+    judge = FakeJudge()
+    rollouts = [
+        Rollout("a whole answer", True),
+        Rollout("an answer cut off in the mid", False),
+        Rollout("<think>SECRET cut off", False),
+    ]
+    of = group(1, rollouts=rollouts)
+    async with judge.serve() as url, pipeline_for(url, tmp_path) as pipeline:
+        scored = await pipeline.score_group(of)
+        metrics = pipeline.metrics()
+    assert scored.rules == (None, None, "unclosed_think")
+    assert scored.scores == right_scores(of)
+    assert scored.scores[1] > 0
+    assert any("an answer cut off in the mid" in str(body) for body in judge.bodies)
+    assert not any("SECRET" in str(body) for body in judge.bodies)
+    assert metrics["ropd/unfinished"] == pytest.approx(2 / 3)
+    assert metrics["ropd/rule/unfinished"] == 0.0
+    assert all(replayed.exact for replayed in replay(tmp_path, METHODS))
+
+
+async def test_a_student_that_does_not_think_hides_nothing_behind_a_tag(tmp_path: Path) -> None:
+    judge = FakeJudge()
+    rollouts = [
+        Rollout("WRONG work</think>a claim of success", True, thinks=False),
+        Rollout("I never open a <think> tag", True, thinks=False),
+    ]
+    of = group(1, rollouts=rollouts)
+    async with judge.serve() as url, pipeline_for(url, tmp_path) as pipeline:
+        scored = await pipeline.score_group(of)
+    assert scored.rules == (None, None)
+    for shown in ("WRONG work", "I never open a"):
+        assert any(shown in str(body) for body in judge.bodies)
+    assert all(replayed.exact for replayed in replay(tmp_path, METHODS))
 
 
 async def test_a_group_without_any_answer_needs_no_call(tmp_path: Path) -> None:

@@ -26,12 +26,38 @@ from algo.judge.group import Rollout
         ("<think>a</think> \n", True, "empty"),
         ("<think>42", True, "unclosed_think"),
         ("<think>a</think>b<think>c", True, "unclosed_think"),
-        ("42", False, "unfinished"),
-        ("", False, "unfinished"),
+        ("42", False, None),
+        ("", False, "empty"),
+        ("<think>42", False, "unclosed_think"),
     ],
 )
 def test_what_is_no_answer_scores_zero_by_name(text: str, finished: bool, rule: str | None) -> None:
-    assert Rollout(text, finished).rule == rule
+    assert Rollout(text, finished).rule("judge") == rule
+
+
+@given(st.text(), st.booleans())
+def test_a_cut_off_rollout_scores_zero_where_the_configuration_says_so(
+    text: str, thinks: bool
+) -> None:
+    assert Rollout(text, False, thinks).rule("zero") == "unfinished"
+    finished = Rollout(text, True, thinks)
+    assert (
+        finished.rule("zero")
+        == finished.rule("judge")
+        == Rollout(text, False, thinks).rule("judge")
+    )
+
+
+TAGGED = st.lists(st.sampled_from(["<think>", "</think>", "42", " so ", "\n"])).map("".join)
+
+
+@given(TAGGED)
+def test_without_thinking_tags_are_words_and_hide_nothing(text: str) -> None:
+    rollout = Rollout(text, True, thinks=False)
+    assert rollout.answer == text.strip()
+    assert rollout.rule("judge") in (None, "empty")
+    if "42" in text:
+        assert rollout.rule("judge") is None
 
 
 @given(st.text(), st.text(alphabet=st.characters(exclude_characters="<")))
