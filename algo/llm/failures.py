@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from algo.errors import FailureKind
 from algo.llm.breaker import Breaker
-from algo.llm.limits import Sent
+from algo.llm.limits import InFlight
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class _Failed:
     """One attempt that brought no reply."""
 
     kind: FailureKind
-    sent: Sent
+    sent: InFlight
     ended_at: float
 
 
@@ -31,7 +31,7 @@ class Failures:
         self._allowed = allowed
         self._all: list[_Failed] = []
 
-    def add(self, kind: FailureKind, sent: Sent, ended_at: float) -> None:
+    def add(self, kind: FailureKind, sent: InFlight, ended_at: float) -> None:
         self._all.append(_Failed(kind, sent, ended_at))
 
     def own(self) -> list[_Failed]:

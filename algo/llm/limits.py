@@ -27,7 +27,7 @@ _CONTRARY: Final = 8
 
 
 @dataclass(eq=False)
-class Sent:
+class InFlight:
     """A request that is out."""
 
     number: int
@@ -36,6 +36,9 @@ class Sent:
     level: int
     """How many the server had to hold for it, itself included: those before it that were refused
     are not counted, once that is known."""
+    proven: int
+    """How many it surely held, if it took the request: those are not counted either that were
+    answered so soon after that they may have been done before."""
     by_chance: bool = False
     """It was refused, and not for how many there were."""
 
@@ -74,10 +77,11 @@ class AdaptiveLimit:
         self._step = 1.0
         self._rounds = self._patience = 1
         self._replies = 0
-        self._out: dict[Sent, None] = {}
+        self._out: dict[InFlight, None] = {}
         self._numbers = itertools.count()
         self._held = 0
         self._held_since = -1
+        self._round_trip_s = 0.0
         self._contrary: _Contrary | None = None
 
     @property
@@ -107,24 +111,29 @@ class AdaptiveLimit:
             self._limit = min(self._most, 2.0 * self._limit)
             self._full_since = None
 
-    def send(self, now: float) -> Sent:
+    def send(self, now: float) -> InFlight:
         """A request goes out; it is given back by `replied`, `refused`, `slow` or `forget`."""
-        sent = Sent(next(self._numbers), now, len(self._out) + 1)
+        level = len(self._out) + 1
+        sent = InFlight(next(self._numbers), now, level, level)
         self._out[sent] = None
         return sent
 
-    def forget(self, sent: Sent) -> None:
+    def forget(self, sent: InFlight) -> None:
         """The request ended in a way that says nothing of how many the server takes."""
         self._out.pop(sent, None)
 
-    def replied(self, sent: Sent, others_wait: bool = False) -> None:
+    def replied(self, now: float, sent: InFlight, others_wait: bool = False) -> None:
         """The server took the request and answered it."""
         in_flight = len(self._out)
         self.forget(sent)
+        for later in reversed(self._out):
+            if later.at <= max(sent.at, now - self._round_trip_s):
+                break
+            later.proven -= 1
         if sent.number > self._held_since:
-            self._held = max(self._held, sent.level)
+            self._held = max(self._held, sent.proven)
         contrary = self._contrary
-        if contrary and sent.number > contrary.first and sent.level >= contrary.lowest:
+        if contrary and sent.number > contrary.first and sent.proven >= contrary.lowest:
             self._contrary = None
         # Of a round whose replies come all at once, only the first finds the others still out.
         if in_flight < (self.value / 2 if others_wait else self.value):
@@ -139,13 +148,15 @@ class AdaptiveLimit:
             self._rounds = 1
             self._replies = 0
 
-    def refused(self, now: float, sent: Sent) -> None:
+    def refused(self, now: float, sent: InFlight) -> None:
         """The server answered 429."""
         self.forget(sent)
+        self._round_trip_s = max(0.9 * self._round_trip_s, now - sent.at)
         for later in reversed(self._out):
             if later.number < sent.number:
                 break
             later.level -= 1
+            later.proven -= 1
         if self._takes(sent.level, now, now - sent.at):
             sent.by_chance = not self._is_beyond_chance(sent)
             if sent.by_chance:
@@ -158,7 +169,7 @@ class AdaptiveLimit:
             self._rounds = self._patience
         self._settle(now, min(self._limit, float(len(self._out))))
 
-    def slow(self, now: float, sent: Sent) -> None:
+    def slow(self, now: float, sent: InFlight) -> None:
         """The server did not answer in time."""
         self.forget(sent)
         if sent.at >= self._shrunk_at:
@@ -167,11 +178,11 @@ class AdaptiveLimit:
     def _takes(self, level: int, now: float, refusal_s: float) -> bool:
         """Whether the server is known to hold `level` at once."""
         return level <= self._held or any(
-            out.level >= level and out.number > self._held_since and now - out.at > 2.0 * refusal_s
+            out.proven >= level and out.number > self._held_since and now - out.at > 2.0 * refusal_s
             for out in self._out
         )
 
-    def _is_beyond_chance(self, sent: Sent) -> bool:
+    def _is_beyond_chance(self, sent: InFlight) -> bool:
         """Whether the server takes fewer than it did, after one more refusal to the contrary."""
         contrary = self._contrary = self._contrary or _Contrary(sent.number, sent.level)
         contrary.count += 1

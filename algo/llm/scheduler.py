@@ -35,7 +35,7 @@ from algo.llm.endpoint import Endpoint, Reply, Request
 from algo.llm.failures import Failures
 from algo.llm.http.transport import Transport
 from algo.llm.http.wire import Fault
-from algo.llm.sending import Books, Sender
+from algo.llm.sending import Bookkeeper, Sender
 from algo.llm.server import Server
 from algo.llm.settings import LimitsSettings
 from algo.llm.trial import says_nothing
@@ -99,11 +99,11 @@ class RequestScheduler:
         self._closing = False
 
     @property
-    def books(self) -> Books | None:
+    def books(self) -> Bookkeeper | None:
         return self._sender.books
 
     @books.setter
-    def books(self, books: Books) -> None:
+    def books(self, books: Bookkeeper) -> None:
         self._sender.books = books
 
     async def __aenter__(self) -> Self:

@@ -13,7 +13,7 @@ from algo.llm.server import Permit
 from algo.llm.trial import says_nothing
 
 
-class Books(Protocol):
+class Bookkeeper(Protocol):
     """Who keeps account of what is paid."""
 
     def paid(self, endpoint: Endpoint, request: Request, reply: Reply) -> None:
@@ -29,7 +29,7 @@ class Sender:
     """Sends for one scheduler."""
 
     def __init__(self, admission: Admission, transport: Transport) -> None:
-        self.books: Books | None = None
+        self.books: Bookkeeper | None = None
         self._admission = admission
         self._transport = transport
 

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from algo.llm.limits import RAMP_S, AdaptiveLimit, RateWindow, Sent
+from algo.llm.limits import RAMP_S, AdaptiveLimit, InFlight, RateWindow
 
 
-def fill(limit: AdaptiveLimit, now: float, count: int | None = None) -> list[Sent]:
+def fill(limit: AdaptiveLimit, now: float, count: int | None = None) -> list[InFlight]:
     """As many requests as the limit allows, or `count` in all."""
     most = limit.value if count is None else count
     return [limit.send(now) for _ in range(most - limit.in_flight)]
 
 
-def answer_all(limit: AdaptiveLimit, out: list[Sent], now: float) -> None:
+def answer_all(limit: AdaptiveLimit, out: list[InFlight], now: float) -> None:
     """Each is answered, and the next one sent in its place."""
     for number, sent in enumerate(out):
-        limit.replied(sent)
+        limit.replied(now, sent)
         out[number] = limit.send(now)
 
 
-def settled_at(level: int, most: int = 64) -> tuple[AdaptiveLimit, list[Sent]]:
+def settled_at(level: int, most: int = 64) -> tuple[AdaptiveLimit, list[InFlight]]:
     """A limit that has met a server of `level`, with as many in flight."""
     limit = AdaptiveLimit(most, most)
     out = fill(limit, 0.0)
@@ -37,9 +37,9 @@ class TestAdaptiveLimit:
         limit = AdaptiveLimit(4, 64)
         out = fill(limit, 0.0)
         for now, wanted in enumerate((8, 16, 32, 64, 64), start=1):
-            sent: list[Sent] = []
+            sent: list[InFlight] = []
             for each in out:
-                limit.replied(each)
+                limit.replied(float(now), each)
                 sent += fill(limit, float(now))
             assert limit.value == wanted
             out = sent
@@ -79,7 +79,7 @@ class TestAdaptiveLimit:
         for now in range(2, 8):
             replies = 0
             while limit.value == 4:
-                limit.replied(out.pop(0))
+                limit.replied(float(now), out.pop(0))
                 out.append(limit.send(float(now)))
                 replies += 1
             assert limit.value == 5
@@ -103,7 +103,7 @@ class TestAdaptiveLimit:
         limit, out = settled_at(40)
         for step in range(400):
             now = 2.0 + step / 10
-            limit.replied(out.pop(0))
+            limit.replied(float(now), out.pop(0))
             chance = limit.send(now)
             limit.refused(now + 0.005, chance)
             assert chance.by_chance
@@ -115,7 +115,7 @@ class TestAdaptiveLimit:
         refused, now = 0, 2.0
         while limit.value > 20:
             now += 0.1
-            limit.replied(out.pop(0))
+            limit.replied(float(now), out.pop(0))
             while limit.in_flight < limit.value:
                 sent = limit.send(now)
                 if limit.in_flight > 20:
