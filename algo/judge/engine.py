@@ -72,6 +72,7 @@ class Engine:
         self._books = Books(journal, self._setup, self._tally, ledger, scheduler)
         method.note = self._books.note
         self._gate = QualityGate(settings.gate, settings.limits.outage_s)
+        self._unfinished = settings.rollouts.unfinished
         self._closed = False
         self._at_work = 0
         self._idle = asyncio.Event()
@@ -101,6 +102,7 @@ class Engine:
             fingerprint,
             question_text(group.messages),
             occurrence=occurrences.take(fingerprint),
+            unfinished=self._unfinished,
         )
         try:
             scored = await self._judge(judgement)

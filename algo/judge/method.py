@@ -27,7 +27,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from statistics import fmean
 from time import perf_counter
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
@@ -38,7 +38,7 @@ from pydantic import TypeAdapter
 from algo.asking.query import Judge, Transcript
 from algo.asking.templates import PromptTemplate
 from algo.errors import FailureKind, JudgeFailure, MethodError, TeacherMissing
-from algo.judge.group import Group, Rollout, Rule
+from algo.judge.group import Group, Rollout, Rule, Unfinished, rules_of
 from algo.judge.settings import EngineSettings
 from algo.llm.scheduler import RequestScheduler
 from algo.llm.settings import RoleSettings, Settings
@@ -94,6 +94,8 @@ class Judgement:
     started: float = field(default_factory=perf_counter)
     occurrence: int = 0
     """How often this prompt was judged before in this run (`occurrences.py`)."""
+    unfinished: Unfinished = "judge"
+    """`ropd.rollouts.unfinished`."""
     teachers: tuple[str, ...] = ()
     """The distinct teacher answers, as shown to the judge."""
     votes: tuple[int, ...] = ()
@@ -106,17 +108,22 @@ class Judgement:
         """How long the judgement has taken so far."""
         return perf_counter() - self.started
 
+    @cached_property
+    def rules(self) -> tuple[Rule | None, ...]:
+        """The rule that settles each rollout, if one does."""
+        return rules_of(self.group.rollouts, self.unfinished)
+
     @property
     def judged(self) -> list[int]:
-        """The rollouts that hold an answer: no judge is shown one that a rule has scored."""
-        return [index for index, rollout in enumerate(self.group.rollouts) if rollout.rule is None]
+        """The rollouts that hold an answer: no judge is shown one that a rule has settled."""
+        return [index for index, rule in enumerate(self.rules) if rule is None]
 
 
 @dataclass(frozen=True)
 class ScoredGroup:
     """A judged group.
 
-    `scores[i]` in [0, 1] belongs to rollout i; `rules[i]` names the rule that scored it, else one
+    `scores[i]` in [0, 1] belongs to rollout i; `rules[i]` names the rule that settled it, else one
     of `panels` holds the evidence. `teacher_scores` has one entry a teacher answer that was judged,
     averaged over the panels (empty where none was).
     """
@@ -145,8 +152,13 @@ class ScoredGroup:
         for score in (*scores, *teachers):
             if not (math.isfinite(score) and 0.0 <= score <= 1.0):
                 raise MethodError(f"a panel gave the score {score}, which is not in [0, 1]")
-        rules = tuple(rollout.rule for rollout in rollouts)
-        return cls(judgement.judgement_id, scores, rules, panels, teachers)
+        return cls(judgement.judgement_id, scores, judgement.rules, panels, teachers)
+
+    @property
+    def kept(self) -> tuple[float, ...]:
+        """The scores of the rollouts that are not left out; never none."""
+        pairs = zip(self.scores, self.rules, strict=True)
+        return tuple(score for score, rule in pairs if rule is not Rule.DROPPED)
 
 
 def student_scores(panels: Sequence[Panel], count: int) -> tuple[float, ...]:

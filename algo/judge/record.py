@@ -17,8 +17,10 @@ from typing import Any, Final
 
 from algo.asking.query import Exchange, Transcript
 from algo.errors import JudgeFailure, JudgeOutage, MethodError
+from algo.judge.group import Rollout
 from algo.judge.method import Judgement, ScoredGroup
 from algo.llm.endpoint import Endpoint
+from algo.thinking import Thinking
 
 JUDGEMENT_SCHEMA: Final = "ropd.judgement.v2"
 FIRST_SCHEMA: Final = "ropd.judgement.v1"
@@ -108,6 +110,12 @@ def expense_record(
     }
 
 
+def recorded_rollout(entry: Mapping[str, Any]) -> Rollout:
+    """The rollout that `entry` of a record's `rollouts` was; older ones read tags as thinking."""
+    thinking = Thinking(entry.get("thinking", Thinking.ON))
+    return Rollout(entry["text"], entry["finished"], thinking)
+
+
 def record_texts(judgement: Judgement) -> dict[str, str]:
     """The texts that a judgement's record names by hash."""
     return {sha256(text): text for text in judgement.teachers}
@@ -132,7 +140,12 @@ def _common(judgement: Judgement, setup: Setup) -> dict[str, Any]:
         "question": judgement.question,
         "teachers": _teachers(judgement),
         "rollouts": [
-            {"text": rollout.text, "sha256": sha256(rollout.text), "finished": rollout.finished}
+            {
+                "text": rollout.text,
+                "sha256": sha256(rollout.text),
+                "finished": rollout.finished,
+                "thinking": rollout.thinking.value,
+            }
             for rollout in group.rollouts
         ],
         **setup.method_setup,

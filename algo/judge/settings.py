@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 
 from pydantic import ConfigDict, Field
 
+from algo.judge.group import Unfinished
 from algo.llm.settings import Fraction, LimitsSettings, Settings, validated
 
 OptionsT = TypeVar("OptionsT", bound=Settings)
@@ -55,6 +56,16 @@ class BudgetSettings(Settings):
     """In the currency of the roles' `prices`; `null` is no limit."""
 
 
+class RolloutsSettings(Settings):
+    """What becomes of rollouts before anybody judges them."""
+
+    unfinished: Unfinished = "judge"
+    """Of a rollout that was cut off at its limit: `judge` has what there is judged, as the paper
+    does, an unfinished thought included; `zero` scores it 0, as any whose thinking never ended;
+    `drop` leaves it out of judging, of its group's mean and of the loss, for which
+    `algorithm.adv_estimator=ropd_grpo` is needed."""
+
+
 class EngineSettings(Settings):
     """What the engine itself reads, whatever the method."""
 
@@ -63,6 +74,7 @@ class EngineSettings(Settings):
     """File made by `ropd teacher build`."""
     teacher_answers: int = Field(default=4, ge=1)
     """m of Eq. 1: how many of a prompt's stored answers are shown."""
+    rollouts: RolloutsSettings = RolloutsSettings()
     journal_dir: Path | None = None
     """Folder of the judgement journal; one process writes to it."""
     gate: GateSettings = GateSettings()

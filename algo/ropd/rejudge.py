@@ -16,8 +16,8 @@ import orjson
 
 from algo.asking.query import Judge
 from algo.errors import ConfigurationError, FailureKind, JudgeFailure
-from algo.judge.group import Rollout
 from algo.judge.preflight import check_roles
+from algo.judge.record import recorded_rollout
 from algo.judge.replay import Replayed, method_of
 from algo.llm.scheduler import RequestScheduler
 from algo.llm.tasks import all_of
@@ -112,7 +112,7 @@ async def _compare(
     replayed: Replayed, panel: Any, verifier: Verifier, shown: AsJudged
 ) -> Comparison:
     record = replayed.record
-    students = [Rollout(record["rollouts"][index]["text"], True).answer for index in panel.students]
+    students = [recorded_rollout(record["rollouts"][index]).answer for index in panel.students]
     before = panel.teacher_verdicts + panel.student_verdicts
     order, same_as = panel.order, panel.same_as
     texts: list[str] | None = []

@@ -28,6 +28,7 @@ from ropd_verl.cpu.generation import eos_token_ids
 from ropd_verl.group_barrier import GroupBarrier, GroupFailed
 from ropd_verl.ray_actors import class_behind
 from ropd_verl.reward_manager import GROUP_KEY, RolloutScore
+from ropd_verl.student_text import rollout_of, student_thinking
 
 _Worker = class_behind(AgentLoopWorkerTQ)
 
@@ -41,6 +42,8 @@ class GroupScoringWorker(_Worker):
         super().__init__(*args, **kwargs)
         self._groups: dict[str, GroupBarrier[AgentLoopOutput, RolloutScore]] = {}
         self._eos = eos_token_ids(self.model_config.generation_config, self.tokenizer)
+        kwargs_of_template = self.config.data.get("apply_chat_template_kwargs")
+        self._thinking = student_thinking(self.tokenizer, kwargs_of_template)
         _quiet_group_failures()
 
     async def _run_prompt(
@@ -89,6 +92,9 @@ class GroupScoringWorker(_Worker):
         final = outputs[-1]
         score = await group.arrive(kwargs["session_id"], final)
         final.reward_score = score.reward
+        if score.dropped:
+            for output in outputs:  # no token of it counts, in the loss or in its group
+                output.response_mask = [0] * len(output.response_mask)
         final.extra_fields["reward_extra_info"] = score.extra_info
         final.metrics.compute_score = time.monotonic() - started
 
@@ -117,11 +123,7 @@ class GroupScoringWorker(_Worker):
             raise
 
     def _rollout(self, output: AgentLoopOutput) -> Rollout:
-        """The text that is judged, and whether the model ended it itself."""
-        ids = list(output.response_ids)
-        limit = self.config.actor_rollout_ref.rollout.response_length
-        finished = len(ids) < limit or (bool(ids) and ids[-1] in self._eos)
-        return Rollout(self.tokenizer.decode(ids, skip_special_tokens=True), finished)
+        return rollout_of(self.tokenizer, output.response_ids, self._eos, self._thinking)
 
 
 class GroupScoringManager(AgentLoopManagerTQ):

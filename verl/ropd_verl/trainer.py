@@ -25,6 +25,7 @@ from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 from algo.errors import RopdError
 from algo.runs.judge_time import JudgingSpan, judge_time
 from algo.runs.summary import SINCE_START
+from ropd_verl import advantages
 from ropd_verl.ray_actors import class_behind
 
 STARTED_AT_VARIABLE = "ROPD_STARTED_AT"
@@ -183,6 +184,7 @@ class RopdTaskRunner(_TaskRunner):
     def run(self, config: Any) -> None:
         """Train. Raises what ended the run."""
         mode = config.trainer.v1.trainer_mode
+        advantages.register()
         # The registry refuses to give a name a second class, hence the direct entry.
         TRAINER_REGISTRY[mode] = _with_judge(TRAINER_REGISTRY[mode])
         super().run(config)
