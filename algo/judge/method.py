@@ -38,7 +38,7 @@ from pydantic import TypeAdapter
 from algo.asking.query import Judge, Transcript
 from algo.asking.templates import PromptTemplate
 from algo.errors import FailureKind, JudgeFailure, MethodError, TeacherMissing
-from algo.judge.group import Group, Rollout, Rule, Unfinished, rules_of
+from algo.judge.group import Group, Rule, Unfinished, rules_of
 from algo.judge.settings import EngineSettings
 from algo.llm.scheduler import RequestScheduler
 from algo.llm.settings import RoleSettings, Settings
@@ -99,7 +99,7 @@ class Judgement:
     teachers: tuple[str, ...] = ()
     """The distinct teacher answers, as shown to the judge."""
     votes: tuple[int, ...] = ()
-    """How many of the m stored answers each of `teachers` is, where the judge is told."""
+    """How many of the stored answers each of `teachers` is, where the judge is told."""
     panels: tuple[Panel, ...] = ()
     transcript: Transcript = field(default_factory=list)
 
@@ -177,9 +177,12 @@ def teacher_scores(panels: Sequence[Panel]) -> tuple[float, ...]:
 
 
 class TeacherAnswers(Protocol):
-    """Where Y_T comes from; `TeacherIndex` is one."""
+    """Where Y_T comes from; `DrawnAnswers` and `TeacherIndex` are two."""
 
-    def answers(self, fingerprint: str, m: int) -> Sequence[TeacherAnswer]: ...
+    def answers(self, fingerprint: str, m: int) -> Sequence[TeacherAnswer]:
+        """Answers of at most `m` distinct texts; raises `TeacherMissing` where fewer than `m` are
+        stored."""
+        ...
 
 
 class Note(Protocol):
@@ -206,21 +209,21 @@ class Resources:
         return Judge(self.roles[role].endpoint, self.scheduler, priority)
 
     def teacher_texts(self, fingerprint: str) -> tuple[str, ...]:
-        """Y_T: the distinct ones among a prompt's first m answers, without their thinking.
+        """Y_T: a prompt's distinct answers that are shown, at most m, without their thinking.
 
         Raises `JudgeFailure`.
         """
         return tuple(self.teacher_votes(fingerprint))
 
     def teacher_votes(self, fingerprint: str) -> Mapping[str, int]:
-        """The same with how many of the m answers each of them is. Raises `JudgeFailure`."""
+        """The same with how many of the stored answers each of them is. Raises `JudgeFailure`."""
         if self.teachers is None:
             raise MethodError("a method that shows teacher answers must say so: needs_teachers")
         try:
             stored = self.teachers.answers(fingerprint, self.teacher_answers)
         except TeacherMissing as missing:
             raise JudgeFailure(FailureKind.TEACHER_MISSING, "teacher", str(missing)) from None
-        return Counter(Rollout(answer.text, True).answer for answer in stored)
+        return Counter(answer.shown for answer in stored)
 
 
 class Method(ABC, Generic[SettingsT]):

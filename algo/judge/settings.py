@@ -73,7 +73,10 @@ class EngineSettings(Settings):
     teacher_index: Path | None = None
     """File made by `ropd teacher build`."""
     teacher_answers: int = Field(default=4, ge=1)
-    """m of Eq. 1: how many of a prompt's stored answers are shown."""
+    """m of Eq. 1: how many distinct ones of a prompt's stored answers are shown; a prompt must
+    have as many, equal ones counted."""
+    teacher_seed: int = 0
+    """Draws them, together with the prompt, where more are stored."""
     rollouts: RolloutsSettings = RolloutsSettings()
     journal_dir: Path | None = None
     """Folder of the judgement journal; one process writes to it."""
