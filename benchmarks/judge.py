@@ -4,10 +4,12 @@
     python -m benchmarks.judge --stream-s 10            # rollouts of a step land over 10 s
     python -m benchmarks.judge --groups 256             # the limit grows within the first step
     python -m benchmarks.judge --groups 1000 --concurrency 1000 --steps 2     # CPU a request
+    python -m benchmarks.judge --refuses-above 8        # HTTP 429 to all beyond 8 in flight
     python -m benchmarks.judge --endpoint http://host:8000/v1 --model NAME --json
 
 Every figure stands beside its bound: no step can be judged faster than its slowest group's
-rubricator and verifier replies. Against the mock, whose latencies are log-normal (median 0.8 s and
+rubricator and verifier replies, nor faster than a server that refuses above N in flight can do all
+its requests, N at a time. Against the mock, whose latencies are log-normal (median 0.8 s and
 0.5 s) and drawn beforehand, that bound is known exactly; against a real endpoint it is what the
 endpoint's own replies took. The mock runs in a process of its own, so that CPU time is the
 client's: rendering, HTTP, validation, scoring and the journal with its fsync included.
@@ -116,6 +118,11 @@ def bound_s(groups: Sequence[Group], latencies: Mapping[str, float], stream_s: f
     return max(ends) - stream_s
 
 
+def full_server_bound_s(latencies: Mapping[str, float], most: int) -> float:
+    """When a server that takes `most` requests at once can have done them all, at the earliest."""
+    return sum(latencies.values()) / most
+
+
 def mock_latencies(groups: Sequence[Group]) -> dict[str, float]:
     """Seconds of a group's rubricator call and its verifier call, as the mock draws them."""
     return {
@@ -154,6 +161,7 @@ async def measure(options: argparse.Namespace, url: str, folder: Path) -> dict[s
         }
     )
     steps: list[Step] = []
+    refused: list[float] = []
     peak, cpu_s, requests = 0.0, 0.0, 0.0
     async with build_pipeline(settings, os.environ, Teachers(options.characters)) as pipeline:
         for number in range(options.steps):
@@ -163,6 +171,7 @@ async def measure(options: argparse.Namespace, url: str, folder: Path) -> dict[s
             cpu_s += cpu_seconds() - before
             metrics = pipeline.metrics()
             requests += 2 * len(groups) + metrics["ropd/judge/retries"]
+            refused.append(metrics["ropd/judge/retries/rate_limit"] / (2 * len(groups)))
             peak = max(peak, metrics["ropd/judge/peak_in_flight"])
             latencies = (
                 mock_latencies(groups)
@@ -170,6 +179,8 @@ async def measure(options: argparse.Namespace, url: str, folder: Path) -> dict[s
                 else journalled_latencies(folder, number)
             )
             bound = bound_s(groups, latencies, options.stream_s)
+            if options.refuses_above is not None:
+                bound = max(bound, full_server_bound_s(latencies, options.refuses_above))
             steps.append(Step(wall, bound, int(metrics["ropd/groups_judged"])))
             if not options.json:
                 print(line(number, steps[-1]))
@@ -179,6 +190,8 @@ async def measure(options: argparse.Namespace, url: str, folder: Path) -> dict[s
         "bound_s": statistics.median(step.bound_s for step in later),
         "ratio": statistics.median(step.ratio for step in later),
         "ratio_first": steps[0].ratio,
+        "refused_per_request": statistics.mean(refused[1:] or refused),
+        "refused_per_request_first": refused[0],
         "peak_in_flight": peak,
         "cpu_ms_per_request": 1000 * cpu_s / requests,
         "groups_judged": float(sum(step.judged for step in steps)),
@@ -198,10 +211,24 @@ def line(number: int, step: Step) -> str:
 
 
 class Mock:
-    """A judge that waits as long as drawn and says yes to everything."""
+    """A judge that waits as long as drawn and says yes to everything; above `most` requests at once
+    it says 429."""
+
+    def __init__(self, most: int | None) -> None:
+        self._most = most
+        self._at_work = 0
 
     async def answer(self, request: web.Request) -> web.Response:
         body = await request.read()
+        if self._most is not None and self._at_work >= self._most:
+            return web.json_response({"error": {"message": "too many requests"}}, status=429)
+        self._at_work += 1
+        try:
+            return await self._answer(body)
+        finally:
+            self._at_work -= 1
+
+    async def _answer(self, body: bytes) -> web.Response:
         start = body.index(b"[[") + 2
         uid = body[start : body.index(b"]]", start)].decode()
         role = "rubricator" if b"ropd.rubric.v1" in body else "verifier"
@@ -241,12 +268,12 @@ def verdicts(answers: int) -> str:
     return json.dumps({"schema_version": "ropd.batch_verifier.v2", "answers": entries})
 
 
-def serve_mock(port_to: Connection) -> None:
+def serve_mock(port_to: Connection, most: int | None = None) -> None:
     """Serve the mock until the parent ends this process."""
 
     async def serve() -> None:
         app = web.Application(client_max_size=1 << 28)
-        app.router.add_post("/v1/chat/completions", Mock().answer)
+        app.router.add_post("/v1/chat/completions", Mock(most).answer)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0, backlog=4096)
@@ -267,6 +294,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--concurrency", type=int, default=64, help="in flight at the start")
     parser.add_argument("--max-concurrency", type=int, default=256, help="grown up to")
     parser.add_argument("--characters", type=int, default=3000, help="of every answer")
+    parser.add_argument("--refuses-above", type=int, help="the mock refuses more at once")
     parser.add_argument("--stream-s", type=float, default=0.0, help="rollouts land over so long")
     parser.add_argument("--json", action="store_true", help="print one line of JSON alone")
     return parser.parse_args(arguments)
@@ -281,7 +309,9 @@ def main() -> None:
         if url is None:
             receive, send = multiprocessing.Pipe(duplex=False)
             context = multiprocessing.get_context("spawn")
-            mock = context.Process(target=serve_mock, args=(send,), daemon=True)
+            mock = context.Process(
+                target=serve_mock, args=(send, options.refuses_above), daemon=True
+            )
             mock.start()
             url = f"http://127.0.0.1:{receive.recv()}/v1"
         figures = asyncio.run(measure(options, url, folder))

@@ -120,6 +120,16 @@ ropd_uv_sources() {
     export UV_INDEX_STRATEGY="${UV_INDEX_STRATEGY:-unsafe-best-match}"
   fi
   export UV_HTTP_TIMEOUT="${UV_HTTP_TIMEOUT:-180}"
+  ropd_uv_cache
+}
+
+# A home that cannot be written, as a service or a container has it, holds no cache.
+ropd_uv_cache() {
+  local cache=${XDG_CACHE_HOME:-${HOME:-$ROPD_ROOT}/.cache}/uv
+  [[ -z ${UV_CACHE_DIR:-} ]] || return 0
+  { mkdir -p -- "$cache" && [[ -w $cache ]]; } 2>/dev/null && return
+  export UV_CACHE_DIR=$ROPD_ROOT/.cache/packages
+  ropd_say "$cache cannot be written: packages are cached in $UV_CACHE_DIR (UV_CACHE_DIR)"
 }
 
 # --- environments -------------------------------------------------------------------------------

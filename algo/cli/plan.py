@@ -65,7 +65,7 @@ def plan(
     from algo.methods.registry import ropd_settings
     from algo.ropd.pipeline import Ropd
     from algo.ropd.plan import Measured, measured_in
-    from algo.ropd.workload import Lengths, workload_of
+    from algo.ropd.workload import TextLengths, workload_of
     from algo.runs.summary import read_metrics
 
     config = _config(run, config_name, overrides or [])
@@ -75,7 +75,7 @@ def plan(
             f"ropd.method.name={settings.method.name}: `ropd plan` knows the calls of {Ropd.name} "
             f"alone; set method={Ropd.name}"
         )
-    lengths = Lengths(answer_tokens, question_tokens, rubric_tokens, verdict_tokens)
+    lengths = TextLengths(answer_tokens, question_tokens, rubric_tokens, verdict_tokens)
     load = workload_of(config, settings, lengths)
     if run is not None:
         files = sorted((run / "metrics").glob("*.jsonl"))

@@ -6,8 +6,13 @@ be compared within `math_equivalence.LIMIT_S`. Which rule applies follows from t
 row's ``data_source``:
 
 - ``arithmetic``: the text ends in ``answer N``, digits compared exactly;
-- ``math``, ``dapo_math``, ``aime``, ``hmmt``: mathematical equality (`math_equivalence`);
+- ``math``, ``dapo_math``, ``aime``, ``hmmt``: mathematical equality (`math_equivalence`) of the
+  last answer that is marked, as their template asks: ``\boxed{34}``, or ``Answer: 34``;
+- ``number``: the same, and where nothing is marked the last number: for a template of your own
+  that asks for the number alone;
 - ``gpqa``: the letter of the last stated choice, such as ``Answer: C`` or ``\boxed{C}``.
+
+What counts as stated is `stated.py`'s part.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ from typing import NamedTuple
 
 from algo.errors import ConfigurationError
 from algo.grading.math_equivalence import equivalent
+from algo.grading.stated import last_number, stated_choice, stated_value, states_any
 from algo.thinking import after_thinking, is_unclosed
 
 _TAIL = 2000
@@ -60,9 +66,19 @@ def read_answer(data_source: str, solution_text: str, ground_truth: object) -> R
     return Reading(*rule(after_thinking(solution_text)[-_TAIL:], truth))
 
 
+def known_sources() -> tuple[str, ...]:
+    """The prefixes of ``data_source`` for which there is a rule."""
+    return tuple(_RULES)
+
+
 def can_grade(data_source: str) -> bool:
     """Whether `grade` knows a rule for rows of this data source."""
     return any(data_source.startswith(prefix) for prefix in _RULES)
+
+
+def needs_math_verify(data_source: str) -> bool:
+    """Whether the rule for rows of this data source compares mathematically."""
+    return _rule(data_source) in (_mathematics, _number)
 
 
 _Rule = Callable[[str, str], tuple[bool, str | None]]
@@ -84,27 +100,34 @@ def _arithmetic(final: str, truth: str) -> tuple[bool, str | None]:
     return stated == truth, stated
 
 
-_CHOICE = re.compile(
-    r"\\boxed\{\s*(?:\\(?:text|mathrm|textbf|mathbf)\{)?\s*\(?([A-Ha-h])\)?\s*\}"
-    r"|\b(?i:answer|choice|option)\b(?:\s+is)?[\s:*_(\[$]*([A-H])\b"
-    r"|^[\s*_]*\(?([A-H])\)?[.\s*_]*$",
-    re.MULTILINE,
-)
+def _mathematics(final: str, truth: str) -> tuple[bool, str | None]:
+    return _compared(stated_value(final), truth)
+
+
+def _number(final: str, truth: str) -> tuple[bool, str | None]:
+    return _compared(stated_value(final) if states_any(final) else last_number(final), truth)
+
+
+def _compared(stated: str | None, truth: str) -> tuple[bool, str | None]:
+    if stated is None:
+        return False, None
+    right, said = equivalent(f"\\boxed{{{stated}}}", truth)
+    return right, said or stated
 
 
 def _choice(final: str, truth: str) -> tuple[bool, str | None]:
-    found = [next(filter(None, groups)).upper() for groups in _CHOICE.findall(final)]
-    stated = found[-1] if found else None
+    stated = stated_choice(final)
     return stated == truth.upper(), stated
 
 
 _RULES: MappingProxyType[str, _Rule] = MappingProxyType(
     {
         "arithmetic": _arithmetic,
-        "math": equivalent,
-        "dapo_math": equivalent,
-        "aime": equivalent,
-        "hmmt": equivalent,
+        "math": _mathematics,
+        "dapo_math": _mathematics,
+        "aime": _mathematics,
+        "hmmt": _mathematics,
+        "number": _number,
         "gpqa": _choice,
     }
 )

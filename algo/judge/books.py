@@ -15,7 +15,7 @@ from typing import Any, Literal
 from algo.asking.query import Exchange, Transcript
 from algo.errors import JournalError
 from algo.judge.journal import EXPENSES, Journal, read_expenses, read_records
-from algo.judge.ledger import Ledger, Usage
+from algo.judge.ledger import Spending, Usage
 from algo.judge.metrics import Tally
 from algo.judge.occurrences import Occurrences
 from algo.judge.record import Setup, expense_record
@@ -33,7 +33,7 @@ class Books:
         journal: Journal,
         setup: Setup,
         tally: Tally,
-        ledger: Ledger,
+        ledger: Spending,
         scheduler: RequestScheduler,
     ) -> None:
         self._journal = journal

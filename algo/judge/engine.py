@@ -21,9 +21,9 @@ from algo.data.fingerprint import prompt_fingerprint
 from algo.errors import BudgetSpent, ConfigurationError, JudgeFailure, JudgeOutage
 from algo.judge.books import Books
 from algo.judge.gate import QualityGate
-from algo.judge.group import Group
+from algo.judge.group import Group, Unfinished
 from algo.judge.journal import Journal
-from algo.judge.ledger import Ledger, check_budget
+from algo.judge.ledger import Spending, check_budget
 from algo.judge.method import (
     Judgement,
     Method,
@@ -64,16 +64,16 @@ class Engine:
         self._roles = roles
         self._scheduler = scheduler
         self._journal = journal
+        self._unfinished: Unfinished = settings.rollouts.unfinished
         for template in method.templates():
             journal.keep_file(template.text.encode(), ".txt")
         kept = _keep_tokenizers(journal, endpoints)
         self._setup = Setup(method.name, method.setup(), endpoints, kept)
         self._tally = Tally(endpoints)
-        ledger = Ledger(settings.budget, {each.role: each.settings.prices for each in endpoints})
+        ledger = Spending(settings.budget, {each.role: each.settings.prices for each in endpoints})
         self._books = Books(journal, self._setup, self._tally, ledger, scheduler)
         method.note = self._books.note
         self._gate = QualityGate(settings.gate, settings.limits.outage_s)
-        self._unfinished = settings.rollouts.unfinished
         self._closed = False
         self._at_work = 0
         self._idle = asyncio.Event()
@@ -102,8 +102,8 @@ class Engine:
             group,
             fingerprint,
             question_text(group.messages),
-            occurrence=occurrences.take(fingerprint),
             unfinished=self._unfinished,
+            occurrence=occurrences.take(fingerprint),
         )
         try:
             scored = await self._judge(judgement)

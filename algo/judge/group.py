@@ -1,8 +1,7 @@
-"""A group of rollouts, and the rules that settle one without a judge.
+"""A group of rollouts, and the rules that score one without a judge.
 
 A rollout that gives no answer scores 0 by a rule about the answer; that is a judgement by code, not
-a failed judgement, and it is recorded under the rule's name. What becomes of a rollout that was cut
-off is `ropd.rollouts.unfinished`'s to say.
+a failed judgement, and it is recorded under the rule's name.
 """
 
 from __future__ import annotations
@@ -14,71 +13,66 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any, Literal
 
-from algo.thinking import Thinking
+from algo.thinking import is_unclosed, without_thinking
 
 Unfinished = Literal["judge", "zero", "drop"]
-"""What becomes of a rollout that was cut off (`ropd.rollouts.unfinished`)."""
+"""What becomes of a rollout that the model did not end itself: shown as it is, scored 0, or left
+out of its group."""
 
 
 class Rule(StrEnum):
-    """Why a rollout is settled without being shown to a judge."""
+    """Why a rollout is settled without being shown to a judge: it scores 0, or counts nowhere."""
 
     UNFINISHED = "unfinished"
-    """It was cut off, and scores 0."""
+    """It was cut off, and `ropd.rollouts.unfinished` is `zero`."""
     UNCLOSED_THINK = "unclosed_think"
-    """Its thinking was begun and never ended, so there is no answer after it; it scores 0."""
+    """A think block was opened and never closed, so there is no answer after it."""
     EMPTY = "empty"
-    """There is nothing but white space and punctuation in its answer; it scores 0."""
+    """Nothing but white space and punctuation is in its answer."""
     DROPPED = "dropped"
-    """It was cut off and is left out: no score of its own, no part in its group's mean or in the
-    loss. It stands with a 0 where every rollout must have a number."""
+    """It was cut off, and `ropd.rollouts.unfinished` is `drop`: no part of its group's mean or of
+    the loss. The 0 that stands for it is no score."""
 
 
 @dataclass(frozen=True)
 class Rollout:
     """One sampled answer: its whole text, thinking included.
 
-    `finished` is false when generation was cut off. `thinking` says what think tags in the text
-    are (`algo/thinking.py`).
+    `finished` is false where the model did not end it itself. `thinks` is false where the student's
+    chat template has thinking switched off, or knows none: a `<think>` or `</think>` is then a word
+    like any other, and hides nothing from the judge.
     """
 
     text: str
     finished: bool
-    thinking: Thinking = Thinking.ON
+    thinks: bool = True
 
     @cached_property
     def answer(self) -> str:
-        """What is judged: the text without finished thinking. An open thought is shown whole."""
-        return self.thinking.answer(self.text)
+        """What is judged: of a student that thinks, only what stands after the last `</think>`."""
+        return without_thinking(self.text, self.thinks).strip()
 
-    @cached_property
-    def rule(self) -> Rule | None:
-        """The rule that scores this rollout 0 whatever becomes of unfinished ones."""
-        return None if _has_content(self.thinking.says(self.text)) else Rule.EMPTY
+    def rule(self, unfinished: Unfinished) -> Rule | None:
+        """The rule that settles this rollout, if one does.
 
-    @property
-    def ends_in_thinking(self) -> bool:
-        return self.thinking.is_open(self.text)
+        A thought that never ended holds no answer, cut off or not, and no judge is asked about it.
+        """
+        if not self.finished and unfinished != "judge":
+            return Rule.UNFINISHED if unfinished == "zero" else Rule.DROPPED
+        if self.thinks and is_unclosed(self.text):
+            return Rule.UNCLOSED_THINK
+        return None if _has_content(self.answer) else Rule.EMPTY
 
 
 def rules_of(rollouts: Sequence[Rollout], unfinished: Unfinished) -> tuple[Rule | None, ...]:
-    """The rule that settles each rollout of a group; `None` for those that are judged.
+    """The rule that settles each rollout of a group, None where a judge does.
 
-    `drop` leaves out what was cut off, but for a group of nothing else: that one is a tie of zeros,
-    which teaches nothing either and leaves no batch without a token to average over.
+    Of a group that was cut off as a whole nothing is left out: it is a tie of zeros, which teaches
+    as little, and leaves no batch without a token to average over.
     """
-    if unfinished == "judge":
-        return tuple(rollout.rule for rollout in rollouts)
-    drops = unfinished == "drop" and any(rollout.finished for rollout in rollouts)
-    return tuple(
-        _strict(rollout, Rule.DROPPED if drops else Rule.UNFINISHED) for rollout in rollouts
-    )
-
-
-def _strict(rollout: Rollout, cut_off: Rule) -> Rule | None:
-    if not rollout.finished:
-        return cut_off
-    return rollout.rule or (Rule.UNCLOSED_THINK if rollout.ends_in_thinking else None)
+    if unfinished == "drop" and not any(rollout.finished for rollout in rollouts):
+        unfinished = "zero"
+    return tuple(rollout.rule(unfinished) for rollout in rollouts)
 
 
 @dataclass(frozen=True)

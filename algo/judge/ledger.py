@@ -53,7 +53,7 @@ class Usage(NamedTuple):
 
 
 @dataclass
-class Ledger:
+class Spending:
     """The sums so far, against `budget`; `prices` are those of the roles."""
 
     budget: BudgetSettings
@@ -96,9 +96,9 @@ def _spent(key: str, spent: str, budget: str) -> BudgetSpent:
 
 def read_ledger(
     folder: Path, budget: BudgetSettings, prices: Mapping[str, PricesSettings]
-) -> Ledger:
+) -> Spending:
     """What the starts of a run have spent that its journal's folder knows of."""
-    ledger = Ledger(budget, prices)
+    ledger = Spending(budget, prices)
     if journal_files(folder):
         for record in chain(read_records(folder), read_expenses(folder)):
             ledger.add_record(record)

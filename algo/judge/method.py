@@ -92,10 +92,10 @@ class Judgement:
     question: str
     judgement_id: str = field(default_factory=lambda: uuid4().hex)
     started: float = field(default_factory=perf_counter)
+    unfinished: Unfinished = "judge"
+    """What becomes of rollouts that were cut off."""
     occurrence: int = 0
     """How often this prompt was judged before in this run (`occurrences.py`)."""
-    unfinished: Unfinished = "judge"
-    """`ropd.rollouts.unfinished`."""
     teachers: tuple[str, ...] = ()
     """The distinct teacher answers, as shown to the judge."""
     votes: tuple[int, ...] = ()
@@ -110,12 +110,12 @@ class Judgement:
 
     @cached_property
     def rules(self) -> tuple[Rule | None, ...]:
-        """The rule that settles each rollout, if one does."""
+        """The rule that settles each rollout, None where a judge does."""
         return rules_of(self.group.rollouts, self.unfinished)
 
     @property
     def judged(self) -> list[int]:
-        """The rollouts that hold an answer: no judge is shown one that a rule has settled."""
+        """The rollouts that hold an answer: no judge is shown one that a rule has scored."""
         return [index for index, rule in enumerate(self.rules) if rule is None]
 
 
@@ -156,7 +156,7 @@ class ScoredGroup:
 
     @property
     def kept(self) -> tuple[float, ...]:
-        """The scores of the rollouts that are not left out; never none."""
+        """The scores of the rollouts that are not left out, of which there is one at least."""
         pairs = zip(self.scores, self.rules, strict=True)
         return tuple(score for score, rule in pairs if rule is not Rule.DROPPED)
 

@@ -33,11 +33,11 @@ _GROUP_FIGURES: Final[dict[str, str]] = {
     "tie_rate": "Share of the groups whose rewards are all equal, which teach nothing.",
     "response_chars": "Characters of a rollout, thinking included.",
     "teacher_answers": "Distinct teacher answers shown for a group: the effective m.",
-    "unfinished": "Share of the rollouts that were cut off at the limit, however settled.",
-    "rule/groups": "Share of the groups of which a rule settled a rollout without a judge.",
-    "rule/unfinished": "Share of the rollouts scored 0 because they were cut off at the limit.",
-    "rule/dropped": "Share of the rollouts left out because they were cut off at the limit; no "
-    "other figure of rewards counts them.",
+    "unfinished": "Share of the rollouts that were cut off at a limit, judged or not.",
+    "ruled_groups": "Share of the groups in which a rule settled a rollout, and no judge.",
+    "rule/unfinished": "Share of the rollouts scored 0 because they were cut off at a limit.",
+    "rule/dropped": "Share of the rollouts left out because they were cut off at a limit; figures "
+    "of rewards leave them out too.",
     "rule/unclosed_think": "Share of the rollouts scored 0 because their thinking never ended.",
     "rule/empty": "Share of the rollouts scored 0 because they hold no answer.",
     "teacher_mean": "Mean score of the teacher answers that were judged beside the rollouts.",
@@ -82,11 +82,11 @@ def group_figures(judgement: Judgement, scored: ScoredGroup) -> dict[str, list[f
         "response_chars": fmean(len(rollout.text) for rollout in judgement.group.rollouts),
         "teacher_answers": float(len(judgement.teachers)),
     }
+    finished = [rollout.finished for rollout in judgement.group.rollouts]
+    figures["unfinished"] = finished.count(False) / len(finished)
+    figures["ruled_groups"] = float(any(scored.rules))
     for rule in Rule:
         figures[f"rule/{rule.value}"] = scored.rules.count(rule) / len(scored.rules)
-    figures["rule/groups"] = float(any(rule is not None for rule in scored.rules))
-    rollouts = judgement.group.rollouts
-    figures["unfinished"] = fmean(not rollout.finished for rollout in rollouts)
     if scored.teacher_scores:
         figures["teacher_mean"] = fmean(scored.teacher_scores)
         figures["margin"] = figures["teacher_mean"] - figures["reward_mean"]

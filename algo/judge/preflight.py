@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import orjson
 
-from algo.errors import ConfigurationError
+from algo.errors import ConfigurationError, FailureKind
 from algo.llm.endpoint import Reply, Request
-from algo.llm.http.wire import Fault, excerpt, request_body
+from algo.llm.http.wire import Fault, request_body
 from algo.llm.scheduler import RequestScheduler, until_reply
 from algo.llm.settings import LimitsSettings
 from algo.llm.tasks import all_of
@@ -22,6 +22,20 @@ PATIENCE_S: Final = 10.0
 """For the list of models."""
 TRIAL_PATIENCE_S: Final = 60.0
 """For a trial with all its attempts: some servers load a model at its first request."""
+
+_NO_SUCH_PATH: Final = ("HTTP 404", "HTTP 405", "HTTP 501")
+_KEY_MARKS: Final = (
+    "no connected db",
+    "api key",
+    "api_key",
+    "apikey",
+    "authent",
+    "unauthori",
+    "not authori",
+    "virtual key",
+    "invalid token",
+)
+"""How proxies that answer a wrong key with another status than 401 speak of it."""
 
 
 async def check_judge(roles: Sequence[ResolvedRole], limits: LimitsSettings) -> None:
@@ -72,9 +86,10 @@ def unusable(role: ResolvedRole, fault: Fault, listed: Sequence[str] = ()) -> Co
     if not fault.retryable:
         return _rejection(role, fault.message, listed)
     prefix = role.prefix
+    key = f"; {_key_as_cause(role)}" if fault.message.startswith("HTTP 5") else ""
     return ConfigurationError(
         f"{_place(role)} ({role.base_url_from}) does not answer ({fault.message}): wait until "
-        f"it does, or set {prefix}.base_url, {prefix}.api or {prefix}.timeout_s"
+        f"it does, or set {prefix}.base_url, {prefix}.api or {prefix}.timeout_s{key}"
     )
 
 
@@ -82,19 +97,29 @@ def _rejection(role: ResolvedRole, message: str, listed: Sequence[str]) -> Confi
     endpoint, prefix = role.endpoint, role.prefix
     of_the_model = f"{prefix}.model or ROPD_{endpoint.role.upper()}_MODEL"
     fixes = list(_named_fixes(role, message.lower()))
+    if any(mark in message.lower() for mark in _KEY_MARKS):
+        fixes.append(_key_as_cause(role))
     if fixes:
         fix = ", ".join(fixes)
+    elif endpoint.settings.api == "responses" and message.startswith(_NO_SUCH_PATH):
+        fix = (
+            f"set {prefix}.api=chat_completions where it serves no responses, else {of_the_model}, "
+            f"or {prefix}.base_url up to and including /v1"
+        )
     elif listed and endpoint.model not in listed:
         return ConfigurationError(
             f"{endpoint.base_url} does not serve the {endpoint.role}'s model {endpoint.model} "
             f"({role.model_from}; it lists {', '.join(listed[:5])}): set {of_the_model}; {message}"
         )
-    elif message.startswith("HTTP 404"):
-        fix = f"set {of_the_model}, or {prefix}.base_url up to and including /v1"
+    elif message.startswith(_NO_SUCH_PATH):
+        fix = (
+            f"set {of_the_model}, {prefix}.base_url up to and including /v1, or "
+            f"{prefix}.api=responses where it serves no chat completions"
+        )
     else:
         fix = (
             f"see {of_the_model}, {prefix}.temperature, {prefix}.max_tokens, "
-            f"{prefix}.max_tokens_key and {prefix}.extra_body"
+            f"{prefix}.max_tokens_key and {prefix}.extra_body; {_key_as_cause(role)}"
         )
     return ConfigurationError(
         f"{_place(role)} refuses a request such as the run sends, for model {endpoint.model} "
@@ -103,20 +128,20 @@ def _rejection(role: ResolvedRole, message: str, listed: Sequence[str]) -> Confi
 
 
 async def _listed_models(role: ResolvedRole, scheduler: RequestScheduler) -> list[str]:
-    """What `GET {base_url}/models` lists; nothing where an endpoint has no such list (404)."""
+    """What `GET {base_url}/models` lists, for a message.
+
+    Nothing where an endpoint has no list, guards it by another key, or fails at it: whether the
+    endpoint can be used, the trial tells. One that no connection leads to is told at once.
+    """
     try:
         status, body = await scheduler.models(role.endpoint, PATIENCE_S)
     except Fault as fault:
+        if fault.kind is FailureKind.TIMEOUT:
+            return []
         raise ConfigurationError(
             f"{_place(role)} ({role.base_url_from}) cannot be reached ({fault.message}): start it, "
             f"or set {role.prefix}.base_url or OPENAI_BASE_URL to the right URL"
         ) from None
-    if status in (401, 403):
-        raise _refused_key(role, f"HTTP {status}")
-    if status >= 500:
-        raise ConfigurationError(
-            f"{_place(role)} is not ready (HTTP {status}: {excerpt(body)}): start it"
-        )
     return _model_ids(body) if status == 200 else []
 
 
@@ -161,6 +186,14 @@ def _refused_key(role: ResolvedRole, message: str) -> ConfigurationError:
         f"{_place(role)} refuses the key {role.key_from} ({message}): set the right key, or name "
         f"its variable in {role.prefix}.api_key_env"
     )
+
+
+def _key_as_cause(role: ResolvedRole) -> str:
+    """Proxies word a wrong key as they like: LiteLLM without a database says 400, some say 500."""
+    setting = f"{role.prefix}.api_key_env"
+    if role.endpoint.api_key is None:
+        return f"behind a proxy, a missing key may be the cause: name its variable in {setting}"
+    return f"behind a proxy, the key {role.key_from} may be the wrong one ({setting})"
 
 
 def _model_ids(body: bytes) -> list[str]:

@@ -20,7 +20,6 @@ from algo.errors import JudgeFailure, JudgeOutage, MethodError
 from algo.judge.group import Rollout
 from algo.judge.method import Judgement, ScoredGroup
 from algo.llm.endpoint import Endpoint
-from algo.thinking import Thinking
 
 JUDGEMENT_SCHEMA: Final = "ropd.judgement.v2"
 FIRST_SCHEMA: Final = "ropd.judgement.v1"
@@ -111,9 +110,9 @@ def expense_record(
 
 
 def recorded_rollout(entry: Mapping[str, Any]) -> Rollout:
-    """The rollout that `entry` of a record's `rollouts` was; older ones read tags as thinking."""
-    thinking = Thinking(entry.get("thinking", Thinking.ON))
-    return Rollout(entry["text"], entry["finished"], thinking)
+    """The rollout of an entry of a record's `rollouts`; earlier records took every student to
+    think."""
+    return Rollout(entry["text"], entry["finished"], entry.get("thinks", True))
 
 
 def record_texts(judgement: Judgement) -> dict[str, str]:
@@ -144,7 +143,7 @@ def _common(judgement: Judgement, setup: Setup) -> dict[str, Any]:
                 "text": rollout.text,
                 "sha256": sha256(rollout.text),
                 "finished": rollout.finished,
-                "thinking": rollout.thinking.value,
+                **({} if rollout.thinks else {"thinks": False}),
             }
             for rollout in group.rollouts
         ],

@@ -57,13 +57,16 @@ class BudgetSettings(Settings):
 
 
 class RolloutsSettings(Settings):
-    """What becomes of rollouts before anybody judges them."""
+    """How a rollout's text is read before a judge sees it."""
 
     unfinished: Unfinished = "judge"
-    """Of a rollout that was cut off at its limit: `judge` has what there is judged, as the paper
-    does, an unfinished thought included; `zero` scores it 0, as any whose thinking never ended;
-    `drop` leaves it out of judging, of its group's mean and of the loss, for which
-    `algorithm.adv_estimator=ropd_grpo` is needed."""
+    """A rollout that the model did not end itself, for it met the token limit: `judge` shows it as
+    it is, as the paper judges every rollout; `zero` scores it 0 by a rule; `drop` leaves it out
+    of its group's mean and of the loss, which takes `algorithm.adv_estimator=ropd_grpo`."""
+    thinking: bool | None = None
+    """Whether the student thinks. If so, only what stands after the last `</think>` is judged; if
+    not, the whole text is, whatever tags it holds. `null`: as its chat template says, under
+    `data.apply_chat_template_kwargs`."""
 
 
 class EngineSettings(Settings):
@@ -77,10 +80,10 @@ class EngineSettings(Settings):
     have as many, equal ones counted."""
     teacher_seed: int = 0
     """Draws them, together with the prompt, where more are stored."""
-    rollouts: RolloutsSettings = RolloutsSettings()
     journal_dir: Path | None = None
     """Folder of the judgement journal; one process writes to it."""
     gate: GateSettings = GateSettings()
+    rollouts: RolloutsSettings = RolloutsSettings()
 
     @property
     def limits(self) -> LimitsSettings:

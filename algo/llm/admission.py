@@ -16,14 +16,13 @@ import logging
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final
 
 from algo.errors import ConfigurationError, FailureKind, JudgeOutage
-from algo.llm.breaker import Breaker
 from algo.llm.endpoint import Endpoint
-from algo.llm.limits import AdaptiveLimit, Charge, RateWindow
+from algo.llm.limits import RateWindow
+from algo.llm.server import Permit, Queued, Server, Site
 from algo.llm.settings import LimitsSettings
 
 logger = logging.getLogger(__name__)
@@ -31,60 +30,6 @@ logger = logging.getLogger(__name__)
 # While a server is down its deadlines stand still, however close, so each is looked at again this
 # often: rarely enough to cost nothing with thousands waiting.
 _SHORTEST_WAIT_S: Final = 0.05
-
-
-class Site:
-    """One URL: how many requests it gets at once, whatever model they ask."""
-
-    def __init__(self, limits: LimitsSettings) -> None:
-        self.limit = AdaptiveLimit(limits.concurrency, limits.max_concurrency)
-        self.in_flight = 0
-
-    @property
-    def is_full(self) -> bool:
-        return self.in_flight >= self.limit.value
-
-
-@dataclass(eq=False)
-class Permit:
-    """The right to send one request, given back by `Admission.replied`, `failed`, `doubted` or
-    `withdraw`."""
-
-    server: Server
-    sent_at: float
-    tokens: Charge
-
-
-@dataclass(order=True)
-class _Entry:
-    """A request in the queue; the lowest `rank` goes first, then the lowest `number`."""
-
-    rank: int
-    number: int
-    tokens: int = field(compare=False)
-    granted: asyncio.Future[Permit] = field(compare=False)
-
-
-class Server:
-    """One model at one URL, which fails as a whole: its queue, its breaker, and its URL's site."""
-
-    def __init__(
-        self, endpoint: Endpoint, site: Site, limits: LimitsSettings, rng: random.Random
-    ) -> None:
-        self.name = f"{endpoint.model} at {endpoint.base_url}"
-        self.site = site
-        self.breaker = Breaker(limits, rng)
-        self.queue: list[_Entry] = []
-        self.users = 0
-        self.settled = asyncio.Event()
-        """Set while it is known whether the server is down."""
-        self.settled.set()
-
-    def head(self) -> _Entry | None:
-        """The next entry whose request still waits."""
-        while self.queue and self.queue[0].granted.done():
-            heapq.heappop(self.queue)
-        return self.queue[0] if self.queue else None
 
 
 class Deadline:
@@ -150,6 +95,8 @@ class Admission:
         """Wait for a permit; `None` when the deadline passed first. Raises `JudgeOutage`."""
         if self._stopped is not None:
             raise _again(self._stopped)
+        if server.trial_error is not None:
+            raise _broken_trial(server)
         if deadline.remaining() <= 0.0:
             return None
         if self._waiting >= self._limits.queue:
@@ -158,7 +105,7 @@ class Admission:
                 "raise it, or judge fewer groups at once"
             )
         granted: asyncio.Future[Permit] = asyncio.get_running_loop().create_future()
-        entry = _Entry(-priority, next(self._numbers), tokens, granted)
+        entry = Queued(-priority, next(self._numbers), tokens, granted)
         heapq.heappush(server.queue, entry)
         self._waiting += 1
         try:
@@ -167,7 +114,7 @@ class Admission:
         finally:
             self._waiting -= 1
 
-    async def _granted(self, entry: _Entry, deadline: Deadline) -> Permit | None:
+    async def _granted(self, entry: Queued, deadline: Deadline) -> Permit | None:
         try:
             while not entry.granted.done():
                 remaining = deadline.remaining()
@@ -184,6 +131,8 @@ class Admission:
     async def verdict(self, server: Server) -> None:
         """Wait until it is known whether the server is down. Raises `JudgeOutage`."""
         await server.settled.wait()
+        if server.trial_error is not None:
+            raise _broken_trial(server)
         if self._stopped is not None and server.breaker.is_open:
             raise _again(self._stopped)
 
@@ -191,21 +140,21 @@ class Admission:
         """The server answered: with a reply, or with a fault that is about the request alone."""
         server = permit.server
         self._lives(server, trial_lost=False)
-        server.site.limit.kept_up(server.site.in_flight, server.head() is not None)
+        server.site.limit.replied(permit.sent, server.head() is not None)
         self._release(permit, tokens_used)
 
     def failed(self, permit: Permit, kind: FailureKind, message: str) -> None:
         """The server failed, or the request has it fail."""
         server, now = permit.server, monotonic()
+        if kind is FailureKind.RATE_LIMIT:
+            server.site.limit.refused(now, permit.sent)
+        elif kind is FailureKind.TIMEOUT:
+            server.site.limit.slow(now, permit.sent)
         self._release(permit, None if kind is FailureKind.TIMEOUT else 0)
         # A server that refuses while it works on others is full, not down.
         if kind is not FailureKind.RATE_LIMIT or not server.site.in_flight:
             server.breaker.failed(now, permit.sent_at, kind, message)
             self._unsettle(server)
-        if kind is FailureKind.RATE_LIMIT:
-            server.site.limit.refused(now, permit.sent_at, server.site.in_flight)
-        elif kind is FailureKind.TIMEOUT:
-            server.site.limit.slow(now, permit.sent_at)
 
     def doubted(self, permit: Permit, kind: FailureKind, message: str) -> None:
         """The answer is about the request, or a gateway's for a server that is away."""
@@ -228,6 +177,16 @@ class Admission:
     def trial_replied(self, server: Server, earlier_one_lost: bool) -> None:
         self._lives(server, earlier_one_lost)
         self._move()
+
+    def trial_broke(self, server: Server, error: BaseException) -> None:
+        """Finding out about the server ended by a fault of this code: whoever waits for it gets to
+        know that, since it would look like an outage otherwise."""
+        server.trial_error = error
+        server.settled.set()
+        for entry in server.queue:
+            if not entry.granted.done():
+                entry.granted.set_exception(_broken_trial(server))
+        server.queue.clear()
 
     def trial_failed(
         self, server: Server, kind: FailureKind, message: str, retry_after_s: float | None
@@ -298,7 +257,7 @@ class Admission:
         return sum(site.in_flight for site in self._sites.values())
 
     def _release(self, permit: Permit, tokens_used: int | None) -> None:
-        permit.server.site.in_flight -= 1
+        permit.server.site.limit.forget(permit.sent)
         if tokens_used is not None:
             self._tokens.settle(permit.tokens, tokens_used)
         # Not at once: the caller may be about to ask for its next, more urgent request.
@@ -326,17 +285,17 @@ class Admission:
         self._set_alarm(now, None)
 
     def _grant(self, server: Server, now: float, tokens: int) -> Permit:
-        server.site.in_flight += 1
+        sent = server.site.limit.send(now)
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight())
         self._requests.charge(now, 1)
-        return Permit(server, now, self._tokens.charge(now, tokens))
+        return Permit(server, sent, self._tokens.charge(now, tokens))
 
     def _rate_wait_s(self, now: float, tokens: int) -> float:
         return max(self._requests.wait_s(now, 1), self._tokens.wait_s(now, tokens))
 
     def _next_server(self, now: float) -> Server | None:
         """The server whose head may go and ranks first."""
-        ready: list[tuple[_Entry, Server]] = []
+        ready: list[tuple[Queued, Server]] = []
         for server in self._servers.values():
             head = server.head()
             if head is None or server.breaker.is_open:
@@ -375,6 +334,13 @@ class Admission:
         if moments:
             delay = min(moments) - now + 1e-3
             self._alarm = asyncio.get_running_loop().call_later(delay, self._move)
+
+
+def _broken_trial(server: Server) -> RuntimeError:
+    """An error of its own for each that waits: one raised in several tasks mixes tracebacks."""
+    error = RuntimeError(f"the trial request to {server.name} ended: {server.trial_error!r}")
+    error.__cause__ = server.trial_error
+    return error
 
 
 def _again(outage: JudgeOutage) -> JudgeOutage:

@@ -5,6 +5,7 @@ Pure bookkeeping on times that are passed in; `admission.py` does the waiting.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from dataclasses import dataclass
 from typing import Final
@@ -19,9 +20,35 @@ _SHRINK: Final = 0.75
 # Rounds between two tries of one more where the last tries were refused: at 4 in flight a try in
 # 8 rounds is one refused request for 32 good ones.
 _MOST_ROUNDS: Final = 8
-# Refusals below what the server has just held are about something else (one prompt, a random
-# fault) until they are more than a third of all outcomes.
-_CONTRARY: Final = 4.0
+# Refusals of what the server is known to take are about something else (one prompt, a random
+# fault) until so many have come and nothing sent since the first of them was taken: where four in
+# ten are refused at random, that is once in some 2,500 requests.
+_CONTRARY: Final = 8
+
+
+@dataclass(eq=False)
+class InFlight:
+    """A request that is out."""
+
+    number: int
+    """In the order of sending."""
+    at: float
+    level: int
+    """How many the server had to hold for it, itself included: those before it that were refused
+    are not counted, once that is known."""
+    by_chance: bool = False
+    """It was refused, and not for how many there were."""
+
+
+@dataclass
+class _Contrary:
+    """Refusals at levels that the server is known to take."""
+
+    first: int
+    """The number of the first request refused."""
+    lowest: int
+    """The lowest of their levels."""
+    count: int = 0
 
 
 class AdaptiveLimit:
@@ -32,6 +59,10 @@ class AdaptiveLimit:
     From then on one more is tried now and then; what is taken is taken in doubling steps, and
     what is refused is tried the more rarely. A timeout takes a quarter off, once for all requests
     that were already out.
+
+    A full server refuses by the number of those that it holds; a refusal by chance, or of one
+    prompt, comes at any number. So a refusal says nothing of the limit where a request that found
+    as many before it was taken: answered, or left unanswered for twice the time of the refusal.
     """
 
     def __init__(self, start: int, most: int) -> None:
@@ -43,12 +74,23 @@ class AdaptiveLimit:
         self._step = 1.0
         self._rounds = self._patience = 1
         self._replies = 0
+        self._out: dict[InFlight, None] = {}
+        self._numbers = itertools.count()
         self._held = 0
-        self._contrary = 0.0
+        self._held_since = -1
+        self._contrary: _Contrary | None = None
 
     @property
     def value(self) -> int:
         return max(1, int(self._limit))
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._out)
+
+    @property
+    def is_full(self) -> bool:
+        return self.in_flight >= self.value
 
     @property
     def ramp_at(self) -> float | None:
@@ -65,10 +107,25 @@ class AdaptiveLimit:
             self._limit = min(self._most, 2.0 * self._limit)
             self._full_since = None
 
-    def kept_up(self, in_flight: int, others_wait: bool = False) -> None:
-        """A reply came while `in_flight` requests, that one included, were out."""
-        self._held = max(self._held, in_flight)
-        self._contrary = max(0.0, self._contrary - 0.5)
+    def send(self, now: float) -> InFlight:
+        """A request goes out; it is given back by `replied`, `refused`, `slow` or `forget`."""
+        sent = InFlight(next(self._numbers), now, len(self._out) + 1)
+        self._out[sent] = None
+        return sent
+
+    def forget(self, sent: InFlight) -> None:
+        """The request ended in a way that says nothing of how many the server takes."""
+        self._out.pop(sent, None)
+
+    def replied(self, sent: InFlight, others_wait: bool = False) -> None:
+        """The server took the request and answered it."""
+        in_flight = len(self._out)
+        self.forget(sent)
+        if sent.number > self._held_since:
+            self._held = max(self._held, sent.level)
+        contrary = self._contrary
+        if contrary and sent.number > contrary.first and sent.level >= contrary.lowest:
+            self._contrary = None
         # Of a round whose replies come all at once, only the first finds the others still out.
         if in_flight < (self.value / 2 if others_wait else self.value):
             return
@@ -82,32 +139,55 @@ class AdaptiveLimit:
             self._rounds = 1
             self._replies = 0
 
-    def refused(self, now: float, sent_at: float, left: int) -> None:
-        """The server answered 429 to a request sent at `sent_at`; `left` others are out."""
-        if left < self._held:
-            self._contrary += 1.0
-            if self._contrary < _CONTRARY:
+    def refused(self, now: float, sent: InFlight) -> None:
+        """The server answered 429."""
+        self.forget(sent)
+        for later in reversed(self._out):
+            if later.number < sent.number:
+                break
+            later.level -= 1
+        if self._takes(sent.level, now, now - sent.at):
+            sent.by_chance = not self._is_beyond_chance(sent)
+            if sent.by_chance:
                 return
-        if sent_at >= self._shrunk_at:
+            self._held = 0
+            self._held_since = next(self._numbers)
+        if sent.at >= self._shrunk_at:
             taken = self._step > 2.0
             self._patience = 1 if taken else min(_MOST_ROUNDS, 2 * self._patience)
             self._rounds = self._patience
-        self._settle(now, min(self._limit, float(left)))
+        self._settle(now, min(self._limit, float(len(self._out))))
 
-    def slow(self, now: float, sent_at: float) -> None:
-        """The server did not answer in time to a request sent at `sent_at`."""
-        if sent_at >= self._shrunk_at:
+    def slow(self, now: float, sent: InFlight) -> None:
+        """The server did not answer in time."""
+        self.forget(sent)
+        if sent.at >= self._shrunk_at:
             self._settle(now, self._limit * _SHRINK)
+
+    def _takes(self, level: int, now: float, refusal_s: float) -> bool:
+        """Whether the server is known to hold `level` at once."""
+        return level <= self._held or any(
+            out.level >= level and out.number > self._held_since and now - out.at > 2.0 * refusal_s
+            for out in self._out
+        )
+
+    def _is_beyond_chance(self, sent: InFlight) -> bool:
+        """Whether the server takes fewer than it did, after one more refusal to the contrary."""
+        contrary = self._contrary = self._contrary or _Contrary(sent.number, sent.level)
+        contrary.count += 1
+        contrary.lowest = min(contrary.lowest, sent.level)
+        return contrary.count >= _CONTRARY and not any(
+            out.number > contrary.first and out.level >= contrary.lowest for out in self._out
+        )
 
     def _settle(self, now: float, limit: float) -> None:
         self._limit = max(1.0, limit)
-        self._held = min(self._held, self.value)
         self._ramping = False
         self._full_since = None
         self._shrunk_at = now
         self._step = 1.0
         self._replies = 0
-        self._contrary = 0.0
+        self._contrary = None
 
 
 @dataclass

@@ -40,9 +40,11 @@ def _writings(key: str) -> re.Pattern[bytes]:
 
 
 def _spellings(byte: int) -> bytes:
-    """One byte of a key, which is ASCII: as it is, behind backslashes, or by its number."""
+    """One byte of a key, which is ASCII: by its number, as it is, or behind backslashes.
+
+    The number goes first: of `\\u0075`, an escaped `u` is only the beginning.
+    """
     digits = b"".join(b"[%c%c]" % (d, ord(chr(d).upper())) for d in b"%02x" % byte)
-    # By its number first: `\u0075` also begins with a `u` behind a backslash.
     return rb"(?:\\+u00%b|%%(?:25)*%b|\\*%b)" % (digits, digits, re.escape(b"%c" % byte))
 
 

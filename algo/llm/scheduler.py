@@ -25,19 +25,25 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from time import monotonic
-from typing import Final, Literal, Protocol, Self
+from typing import Final, Self
 
 from algo.errors import FailureKind, JudgeFailure, JudgeOutage, RequestRejected
-from algo.llm.admission import Admission, Deadline, Permit
+from algo.llm.admission import Admission, Deadline
 from algo.llm.breaker import backoff_s
 from algo.llm.endpoint import Endpoint, Reply, Request
+from algo.llm.failures import Failures
 from algo.llm.http.transport import Transport
 from algo.llm.http.wire import Fault
+from algo.llm.sending import Bookkeeper, Sender
+from algo.llm.server import Server
 from algo.llm.settings import LimitsSettings
 from algo.llm.trial import says_nothing
 from algo.llm.trials import Trials
+
+# A server that takes as many others as before is not full: a longer pause is for one that is, or
+# whose allowance is used up.
+_BY_CHANCE_S: Final = 8.0
 
 COUNTERS: Final[dict[str, str]] = {
     "retries": "Requests sent again, for whatever reason.",
@@ -68,27 +74,6 @@ async def until_reply(
     raise AssertionError("the loop ends by a reply or by an exception")
 
 
-class Books(Protocol):
-    """Who keeps account of what is paid."""
-
-    def paid(self, endpoint: Endpoint, request: Request, reply: Reply) -> None:
-        """A reply came, whoever gets it."""
-
-    def aside(
-        self, kind: Literal["trial", "empty"], endpoint: Endpoint, request: Request, reply: Reply
-    ) -> None:
-        """No caller gets this reply: it is a trial's, or one without a word."""
-
-
-@dataclass(frozen=True)
-class _Failed:
-    """One attempt of a request that brought no reply."""
-
-    kind: FailureKind
-    sent_at: float
-    ended_at: float
-
-
 class RequestScheduler:
     """Sends requests of any role within the limits; use `async with`, or `aclose` at the end.
 
@@ -106,12 +91,20 @@ class RequestScheduler:
         self._jitter = jitter or random.Random()
         self._admission = Admission(self.limits, self._jitter)
         self._transport = transport or Transport()
+        self._sender = Sender(self._admission, self._transport)
         self._trials = Trials(self._admission, self.attempt)
         self._retries: Counter[FailureKind] = Counter()
         self._capped = 0
         self._at_work: set[asyncio.Task[object]] = set()
         self._closing = False
-        self.books: Books | None = None
+
+    @property
+    def books(self) -> Bookkeeper | None:
+        return self._sender.books
+
+    @books.setter
+    def books(self, books: Bookkeeper) -> None:
+        self._sender.books = books
 
     async def __aenter__(self) -> Self:
         return self
@@ -145,71 +138,9 @@ class RequestScheduler:
         """One reply of `endpoint` to `request`, within `shared` or a deadline of its own."""
         server = self._admission.server(endpoint)
         deadline = shared or self.deadline(endpoint)
-        tokens = _expected_tokens(endpoint, request)
-        failures: list[_Failed] = []
-        last = Fault(FailureKind.TIMEOUT, "no request could be sent")
-        hurried = False
-
-        def own() -> list[_Failed]:
-            """The failures that the server is not known to have been down at."""
-            was_down = server.breaker.was_down
-            return [each for each in failures if not was_down(each.sent_at, each.ended_at)]
-
-        def used_up(kind: FailureKind) -> bool:
-            return sum(each.kind is kind for each in own()) > self.allowed(kind)
-
-        async def send(attempt: int) -> Reply:
-            self._trials.begin(server, endpoint)
-            permit = await self._admission.acquire(server, request.priority, tokens, deadline)
-            if permit is None:
-                raise _failure(endpoint, attempt - 1, last, "the stage's deadline passed")
-            try:
-                reply = await self._attempt(endpoint, request, permit, deadline, attempt)
-                if not says_nothing(reply):
-                    return reply
-                fault = Fault(FailureKind.UNPARSEABLE, "a reply without a word")
-            except Fault as raised:
-                reply, fault = None, raised
-            failures.append(_Failed(fault.kind, permit.sent_at, monotonic()))
-            silent = server.breaker.silent_since(permit.sent_at)
-            is_timeout = fault.kind is FailureKind.TIMEOUT and deadline.remaining() > 0.0
-            gives_up = fault.endpoint_down and (is_timeout or used_up(fault.kind))
-            if reply is None and silent and gives_up:
-                self._admission.suspect(server)
-            self._trials.begin(server, endpoint)
-            await self._admission.verdict(server)
-            if reply is not None and failures[-1] in own():
-                return reply  # what it lacks is not the server's fault
-            if reply is not None and self.books is not None:
-                self.books.aside("empty", endpoint, request, reply)
-            raise fault
-
-        def pause_s(attempt: int, fault: Fault) -> float:
-            nonlocal last, hurried
-            last = fault
-            charged = own()
-            if failures[-1] not in charged:
-                self._retries[fault.kind] += 1
-                return 0.0  # the server's failure, not the request's: wait for the server
-            if not fault.retryable:
-                raise RequestRejected(
-                    fault.kind, endpoint.role, fault.message, endpoint.name, fault.about_schema
-                )
-            self._retries[fault.kind] += 1
-            if used_up(fault.kind):
-                raise _failure(endpoint, attempt, fault, "retries used up")
-            if fault.kind is FailureKind.RATE_LIMIT and not fault.retry_after_s:
-                site = server.site
-                if site.in_flight and site.is_full:
-                    return 0.0  # its turn comes when one of those ends that the server has taken
-            wait, remaining = self.backoff_s(len(charged) - 1, fault), deadline.remaining()
-            if wait >= remaining > 0.0 and not hurried:
-                hurried = True  # once more before the deadline, which is too near for a full pause
-                return remaining / 2
-            return min(wait, max(0.0, remaining))
-
+        way = _Completion(self, server, endpoint, request, deadline)
         with self._admission.user(server), self._ended_by_close():
-            return await until_reply(send, pause_s)
+            return await until_reply(way.send, way.pause_s)
 
     @contextmanager
     def _ended_by_close(self) -> Iterator[None]:
@@ -263,9 +194,9 @@ class RequestScheduler:
     async def attempt(self, endpoint: Endpoint, request: Request, timeout_s: float) -> Reply:
         """A trial: one attempt outside of limits, breaker and counters; raises its `Fault`."""
         reply = await self._transport.send(endpoint, request, timeout_s, 1)
-        if self.books is not None:
-            self.books.paid(endpoint, request, reply)
-            self.books.aside("trial", endpoint, request, reply)
+        if (books := self.books) is not None:
+            books.paid(endpoint, request, reply)
+            books.aside("trial", endpoint, request, reply)
         return reply
 
     def drain_counters(self) -> dict[str, float]:
@@ -287,45 +218,102 @@ class RequestScheduler:
         self._admission.peak_in_flight = self._admission.in_flight()
         return counters
 
-    async def _attempt(
+
+class _Completion:
+    """One request on its way to a reply: what each attempt costs it, and what comes next."""
+
+    def __init__(
         self,
+        scheduler: RequestScheduler,
+        server: Server,
         endpoint: Endpoint,
         request: Request,
-        permit: Permit,
         deadline: Deadline,
-        attempt: int,
-    ) -> Reply:
-        """Send once and give the permit back with the outcome; raises `Fault`."""
-        allowed_s = request.timeout_s or endpoint.settings.attempt_s
-        timeout_s = min(allowed_s, deadline.remaining())
+    ) -> None:
+        self._scheduler = scheduler
+        self._server = server
+        self._endpoint = endpoint
+        self._request = request
+        self._deadline = deadline
+        self._tokens = _expected_tokens(endpoint, request)
+        self._failures = Failures(server.breaker, scheduler.allowed)
+        self._last = Fault(FailureKind.TIMEOUT, "no request could be sent")
+        self._hurried = False
+        self._in_turn = False
+
+    async def send(self, attempt: int) -> Reply:
+        """One attempt, and the verdict on whose a failure of it was; raises its `Fault`."""
+        scheduler, server = self._scheduler, self._server
+        scheduler._trials.begin(server, self._endpoint)
+        permit = await scheduler._admission.acquire(
+            server, self._request.priority, self._tokens, self._deadline
+        )
+        if permit is None:
+            raise self._failure(attempt - 1, self._last, "the stage's deadline passed")
         try:
-            reply = await self._transport.send(endpoint, request, timeout_s, attempt)
-        except Fault as fault:
-            if fault.kind is FailureKind.TIMEOUT and timeout_s < allowed_s:
-                self._admission.withdraw(permit)  # out of time, which says nothing of the server
-            elif fault.endpoint_down:
-                self._admission.failed(permit, fault.kind, fault.message)
-            elif _could_be_a_gateway(fault):
-                self._admission.doubted(permit, fault.kind, fault.message)
-            else:
-                self._admission.replied(permit)
-            raise
-        except BaseException:
-            self._admission.withdraw(permit)
-            raise
-        if self.books is not None:
-            self.books.paid(endpoint, request, reply)
-        if says_nothing(reply):
-            self._admission.doubted(permit, FailureKind.UNPARSEABLE, "a reply without a word")
-        else:
-            self._admission.replied(permit, _tokens_used(reply))
-        return reply
+            reply = await scheduler._sender.send(
+                self._endpoint, self._request, permit, self._deadline, attempt
+            )
+            if not says_nothing(reply):
+                return reply
+            fault = Fault(FailureKind.UNPARSEABLE, "a reply without a word")
+        except Fault as raised:
+            reply, fault = None, raised
+        self._failures.add(fault.kind, permit.sent, monotonic())
+        if reply is None and self._is_given_up(fault, permit.sent_at):
+            scheduler._admission.suspect(server)
+        scheduler._trials.begin(server, self._endpoint)
+        await scheduler._admission.verdict(server)
+        if reply is not None and self._failures.last_is_own:
+            return reply  # what it lacks is not the server's fault
+        if reply is not None and scheduler.books is not None:
+            scheduler.books.aside("empty", self._endpoint, self._request, reply)
+        raise fault
 
+    def pause_s(self, attempt: int, fault: Fault) -> float:
+        """Seconds until the next attempt; raises `JudgeFailure` where there is none."""
+        self._last = fault
+        if not self._failures.last_is_own:
+            self._scheduler.count_retry(fault.kind)
+            return 0.0  # the server's failure, not the request's: wait for the server
+        if not fault.retryable:
+            endpoint = self._endpoint
+            raise RequestRejected(
+                fault.kind, endpoint.role, fault.message, endpoint.name, fault.about_schema
+            )
+        self._scheduler.count_retry(fault.kind)
+        if self._failures.used_up(fault.kind):
+            raise self._failure(attempt, fault, "retries used up")
+        return self._within_deadline(self._backoff_s(fault))
 
-def _could_be_a_gateway(fault: Fault) -> bool:
-    """Whether some gateways answer like this for a server that is away: a 400 or 404 that names no
-    reason known here, a 200 that is no reply."""
-    return fault.kind is FailureKind.TRANSPORT and not fault.about_schema
+    def _is_given_up(self, fault: Fault, sent_at: float) -> bool:
+        """Whether the request ends by this failure, with nothing to show that others fare
+        better."""
+        if not (fault.endpoint_down and self._server.breaker.silent_since(sent_at)):
+            return False
+        is_timeout = fault.kind is FailureKind.TIMEOUT and self._deadline.remaining() > 0.0
+        return is_timeout or self._failures.used_up(fault.kind)
+
+    def _backoff_s(self, fault: Fault) -> float:
+        refused = fault.kind is FailureKind.RATE_LIMIT and not fault.retry_after_s
+        by_chance, site = self._failures.last_by_chance, self._server.site
+        if refused and not by_chance and site.in_flight and site.is_full and not self._in_turn:
+            self._in_turn = True
+            return 0.0  # its turn comes when one of those ends that the server has taken
+        self._in_turn = False  # a server that refuses it then too is not full of those
+        wait = self._scheduler.backoff_s(len(self._failures.own()) - 1, fault)
+        return min(wait, _BY_CHANCE_S) if refused and by_chance else wait
+
+    def _within_deadline(self, wait: float) -> float:
+        remaining = self._deadline.remaining()
+        if wait >= remaining > 0.0 and not self._hurried:
+            self._hurried = True  # once more before the deadline, too near for a full pause
+            return remaining / 2
+        return min(wait, max(0.0, remaining))
+
+    def _failure(self, attempts: int, fault: Fault, why: str) -> JudgeFailure:
+        message = f"{why} after {attempts} attempts; last: {fault.message}"
+        return JudgeFailure(fault.kind, self._endpoint.role, message, self._endpoint.name)
 
 
 def closed_outage() -> JudgeOutage:
@@ -339,14 +327,3 @@ def _expected_tokens(endpoint: Endpoint, request: Request) -> int:
         # Three characters a token is a high estimate for the languages and code that judges read.
         tokens = sum(len(str(message["content"])) for message in request.messages) // 3
     return tokens + int(request.sampling.get("max_tokens", endpoint.settings.max_tokens))
-
-
-def _tokens_used(reply: Reply) -> int | None:
-    if reply.prompt_tokens is None or reply.completion_tokens is None:
-        return None
-    return reply.prompt_tokens + reply.completion_tokens
-
-
-def _failure(endpoint: Endpoint, attempts: int, fault: Fault, why: str) -> JudgeFailure:
-    message = f"{why} after {attempts} attempts; last: {fault.message}"
-    return JudgeFailure(fault.kind, endpoint.role, message, endpoint.name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from algo.errors import ConfigurationError
 
@@ -112,6 +112,13 @@ class RoleSettings(Settings):
     extra_body: dict[str, Any] = {}
     """Further keys of the request's body, such as vLLM's `chat_template_kwargs`."""
     prices: PricesSettings = PricesSettings()
+
+    @field_validator("extra_body")
+    @classmethod
+    def _is_no_stream(cls, extra_body: dict[str, Any]) -> dict[str, Any]:
+        if "stream" in extra_body:
+            raise ValueError("stream is always false, since a reply is read whole: leave it out")
+        return extra_body
 
     @property
     def attempt_s(self) -> float:

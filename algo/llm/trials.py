@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from algo.errors import FailureKind
-from algo.llm.admission import Admission, Server
+from algo.llm.admission import Admission
 from algo.llm.breaker import TRIAL_EVERY_S
 from algo.llm.endpoint import Endpoint, Reply, Request
 from algo.llm.http.wire import Fault
+from algo.llm.server import Server
 from algo.llm.trial import first_accepted, says_nothing
 
 _SHORT_S: Final = 2.0
@@ -35,7 +37,13 @@ class Trials:
         """Have a server whose breaker is open tried, as `endpoint` asks it."""
         running = self._running.get(server)
         if server.breaker.is_open and (running is None or running.done()):
-            self._running[server] = asyncio.create_task(self._until_settled(server, endpoint))
+            task = asyncio.create_task(self._until_settled(server, endpoint))
+            task.add_done_callback(partial(self._ended, server))
+            self._running[server] = task
+
+    def _ended(self, server: Server, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._admission.trial_broke(server, error)
 
     async def aclose(self) -> None:
         running = list(self._running.values())

@@ -20,6 +20,7 @@ from algo.methods.registry import METHODS
 from algo.report.text import Excerpt, excerpt
 from algo.ropd.rubric import Criterion, Rubric, Verdict, weighted_pass_rate
 from algo.ropd.scoring import RubricPanel
+from algo.thinking import without_thinking
 
 _RULES: Final[Mapping[str, str]] = {
     Rule.UNFINISHED: "it was cut off at the token limit",
@@ -254,7 +255,7 @@ def _rollout(
     limit: int,
 ) -> RolloutView:
     recorded = recorded_rollout(rollout)
-    answer = recorded.thinking.rest(recorded.text)
+    answer = without_thinking(recorded.text, recorded.thinks)
     thinking = recorded.text[: len(recorded.text) - len(answer)]
     missed: list[Criterion] = []
     if judged is not None:

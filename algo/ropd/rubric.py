@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Annotated, Any, Final
 
 from pydantic import (
@@ -190,8 +191,10 @@ def rubric_json_schema(criteria: tuple[int, int]) -> dict[str, Any]:
     return reply_schema(RUBRIC_SCHEMA, rubric_properties(criteria))
 
 
-def verifier_json_schema(answer_count: int, criterion_count: int) -> dict[str, Any]:
-    """The JSON schema of a Verifier reply on `answer_count` answers and K criteria."""
+@lru_cache(maxsize=256)
+def verifier_json_schema(answer_count: int, criterion_count: int) -> Mapping[str, Any]:
+    """The JSON schema of a Verifier reply on `answer_count` answers and K criteria: the same object
+    for the same numbers, since a run has few of them and one is made of some hundred parts."""
     judgement = array({"type": "boolean"}, criterion_count, criterion_count)
     answers = {
         str(index): strict_object(

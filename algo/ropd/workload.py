@@ -17,7 +17,7 @@ from algo.ropd.settings import RopdSettings
 
 
 @dataclass(frozen=True)
-class Lengths:
+class TextLengths:
     """Mean tokens of a text; `verdict` is for one answer."""
 
     answer: int = 3000
@@ -26,10 +26,12 @@ class Lengths:
     verdict: int = 25
 
 
-ASSUMED = Lengths()
+ASSUMED = TextLengths()
 
 
-def workload_of(config: DictConfig, settings: RopdSettings, lengths: Lengths = ASSUMED) -> Workload:
+def workload_of(
+    config: DictConfig, settings: RopdSettings, lengths: TextLengths = ASSUMED
+) -> Workload:
     """Raises `ConfigurationError` where the number of steps is not set."""
     steps = config.trainer.total_training_steps
     if steps is None:

@@ -28,10 +28,9 @@ from algo.teacher.teacher_index import (
     Teacher,
     TeacherAnswer,
     TeacherIndex,
-    holds_answer,
 )
 from algo.teacher.writer import TeacherIndexWriter
-from algo.thinking import SWITCH, Thinking
+from algo.thinking import SWITCH, holds_answer
 
 FAILURES_IN_A_ROW = 50
 """So many failed requests with no reply between them end a build: it would only go on so."""
@@ -264,8 +263,8 @@ class _Build:
             return None
         self.failures_in_a_row = 0
         recorded = recorded_sampling(self.endpoint, sampling)
-        thinking = asked_to_think(self.endpoint)
-        return answer_of(item.prompt.fingerprint, reply, recorded, thinking)
+        thinks = asked_to_think(self.endpoint)
+        return answer_of(item.prompt.fingerprint, reply, recorded, thinks)
 
     def _failed(self, failure: JudgeFailure) -> None:
         self.report.failures[failure.kind.value] += 1
@@ -336,40 +335,40 @@ def recorded_sampling(endpoint: Endpoint, sampling: Mapping[str, Any]) -> dict[s
 
 
 def answer_of(
-    fingerprint: str, reply: Reply, sampling: Mapping[str, Any], thinking: Thinking
+    fingerprint: str, reply: Reply, sampling: Mapping[str, Any], thinks: bool
 ) -> TeacherAnswer:
     """The record of one reply, judged by how it ended: usable, truncated, refused or empty.
 
-    `thinking` is what its think tags are (`asked_to_think`).
+    `thinks` is whether the teacher was asked to (`asked_to_think`).
     """
     return TeacherAnswer(
         fingerprint=fingerprint,
         text=reply.text,
         model=reply.model,
-        status=_status(reply, thinking),
+        status=_status(reply, thinks),
         finish_reason=reply.finish_reason,
         sampling=sampling,
         prompt_tokens=reply.prompt_tokens,
         completion_tokens=reply.completion_tokens,
         latency_s=round(reply.latency_s, 3),
-        thinking=thinking,
+        thinks=thinks,
     )
 
 
-def asked_to_think(endpoint: Endpoint) -> Thinking:
-    """What think tags in a teacher's answers are: text like any other where its chat template is
-    asked not to think, else thinking."""
+def asked_to_think(endpoint: Endpoint) -> bool:
+    """Whether think tags in a teacher's answers are thinking: not where its chat template is told
+    to do without."""
     chosen = endpoint.settings.extra_body.get("chat_template_kwargs")
     switch = chosen.get(SWITCH) if isinstance(chosen, Mapping) else None
-    return Thinking.OFF if switch is False else Thinking.ON
+    return switch is not False
 
 
-def _status(reply: Reply, thinking: Thinking) -> AnswerStatus:
+def _status(reply: Reply, thinks: bool) -> AnswerStatus:
     if reply.finish_reason == REFUSED:
         return AnswerStatus.REFUSED
     if reply.finish_reason == CUT_OFF:
         return AnswerStatus.TRUNCATED
-    return AnswerStatus.USABLE if holds_answer(reply.text, thinking) else AnswerStatus.EMPTY
+    return AnswerStatus.USABLE if holds_answer(reply.text, thinks) else AnswerStatus.EMPTY
 
 
 def _first(failures: BaseExceptionGroup[Exception]) -> Exception:

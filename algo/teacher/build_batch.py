@@ -35,6 +35,7 @@ from algo.teacher.build import (
     Wanted,
     allowed_ahead,
     answer_of,
+    asked_to_think,
     lacking,
     recorded_sampling,
     teacher_messages,
@@ -56,7 +57,7 @@ class BatchLimits:
 
 
 @dataclass(frozen=True)
-class Sent:
+class SentBatch:
     """One entry of the ledger: a batch that was, or was about to be, sent."""
 
     tag: str
@@ -73,13 +74,13 @@ class Ledger:
     def __init__(self, index: Path) -> None:
         self.path = index.with_name(index.name + ".batches")
 
-    def owed(self) -> list[Sent]:
+    def owed(self) -> list[SentBatch]:
         """The batches that are not settled. Raises `TeacherIndexError` for a damaged ledger."""
-        entries: dict[str, Sent] = {}
+        entries: dict[str, SentBatch] = {}
         lines = self.path.read_bytes().splitlines() if self.path.exists() else []
         for number, line in enumerate(lines, start=1):
             try:
-                entry = Sent(**unseal(line))
+                entry = SentBatch(**unseal(line))
             except (BrokenLine, TypeError) as error:
                 if number == len(lines):
                     continue  # torn by a crash while it was written: not yet sent
@@ -87,9 +88,9 @@ class Ledger:
             entries[entry.tag] = entry
         return [entry for entry in entries.values() if not entry.settled]
 
-    def write(self, entry: Sent) -> None:
+    def write(self, entry: SentBatch) -> None:
         """On disk when this returns."""
-        fields = {name: getattr(entry, name) for name in Sent.__dataclass_fields__}
+        fields = {name: getattr(entry, name) for name in SentBatch.__dataclass_fields__}
         try:
             with self.path.open("a+b") as file:
                 file.seek(0)
@@ -157,7 +158,7 @@ class _BatchBuild:
         allowed = allowed_ahead(self.monitor, self.report, len(slots))
         lines = (self._request(item) for item in slots[:allowed])
         for chunk in _chunks(lines, self.limits):
-            entry = Sent(uuid4().hex, self.order.seed, self.endpoint.settings.max_tokens)
+            entry = SentBatch(uuid4().hex, self.order.seed, self.endpoint.settings.max_tokens)
             file = await self.api.upload(chunk)
             self.ledger.write(entry)
             batch = await self.api.create(file, entry.tag)
@@ -182,7 +183,7 @@ class _BatchBuild:
             self.ledger.write(replace(entry, settled=True))
         return True
 
-    async def _found_again(self, entry: Sent) -> Sent:
+    async def _found_again(self, entry: SentBatch) -> SentBatch:
         """The batch of an interrupted call, if the endpoint made it after all."""
         async for state in self.api.recent():
             if state.tag == entry.tag:
@@ -201,7 +202,7 @@ class _BatchBuild:
                 return state
             await asyncio.sleep(self.limits.poll_s)
 
-    async def _store(self, entry: Sent, state: BatchState) -> None:
+    async def _store(self, entry: SentBatch, state: BatchState) -> None:
         results: dict[tuple[str, int], dict[str, Any]] = {}
         for file in (state.error_file, state.output_file):
             if file is not None:
@@ -229,7 +230,7 @@ class _BatchBuild:
 
     def _answers(
         self,
-        entry: Sent,
+        entry: SentBatch,
         batch: str,
         results: Mapping[tuple[str, int], Mapping[str, Any]],
         index: TeacherIndex,

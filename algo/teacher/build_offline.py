@@ -26,7 +26,6 @@ from algo.teacher.build import (
 )
 from algo.teacher.teacher_index import AnswerStatus, TeacherIndex
 from algo.teacher.writer import TeacherIndexWriter
-from algo.thinking import Thinking
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def _store(
     batch: Sequence[tuple[OfflineRequest, Reply | str]],
     writer: TeacherIndexWriter,
     report: BuildReport,
-    thinking: Thinking,
+    thinks: bool,
 ) -> None:
     answers = []
     for request, reply in batch:
@@ -89,7 +88,7 @@ def _store(
             report.failures["engine"] += 1
             report.last_failure = reply
         else:
-            answers.append(answer_of(request.fingerprint, reply, request.sampling, thinking))
+            answers.append(answer_of(request.fingerprint, reply, request.sampling, thinks))
     writer.append(answers)
     for answer in answers:
         report.count(answer)

@@ -19,11 +19,10 @@ from algo.teacher.teacher_index import (
     Header,
     TeacherAnswer,
     TeacherIndex,
-    holds_answer,
     teachers_of,
 )
 from algo.teacher.writer import TeacherIndexWriter, utc_now
-from algo.thinking import Thinking
+from algo.thinking import holds_answer
 
 _V1, _V2 = OFFICIAL_SCHEMA_VERSIONS
 # Malformed lines named in the error.
@@ -144,7 +143,7 @@ def _answers(record: dict[str, Any]) -> Iterator[TeacherAnswer]:
     rest = {key: value for key, value in record.items() if key != answer_key}
     for i, text in enumerate(_texts(record)):
         # As the builder does; the official format does not say how an answer ended.
-        shows = holds_answer(text, Thinking.ON)
+        shows = holds_answer(text, thinks=True)
         yield TeacherAnswer(
             fingerprint=record["raw_prompt_hash"],
             text=text,

@@ -13,17 +13,13 @@ from statistics import fmean
 
 from algo.data.prompt_file import PromptRow
 from algo.grading.ground_truth import can_grade, grade
-from algo.teacher.teacher_index import (
-    AnswerStatus,
-    TeacherAnswer,
-    TeacherIndex,
-    holds_answer,
-)
+from algo.teacher.teacher_index import AnswerStatus, TeacherAnswer, TeacherIndex
+from algo.thinking import holds_answer
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Characters shown of usable answers: extremes, quantiles, and how many up to each power of two."""
+    """Characters shown of usable answers: extremes, quantiles, how many up to each power of two."""
 
     smallest: int = 0
     median: int = 0
@@ -84,7 +80,7 @@ def index_stats(
         by_model[answer.model] += 1
         tokens[0] += answer.prompt_tokens or 0
         tokens[1] += answer.completion_tokens or 0
-        served = answer.status is AnswerStatus.USABLE and holds_answer(answer.text, answer.thinking)
+        served = answer.status is AnswerStatus.USABLE and holds_answer(answer.text, answer.thinks)
         usable[answer.fingerprint] += served
         if served:
             texts[answer.fingerprint].add(hash(answer.shown))

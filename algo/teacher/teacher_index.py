@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, Self
 from algo.errors import TeacherIndexError, TeacherMissing
 from algo.sealed_lines import BrokenLine, unseal
 from algo.teacher.table import Row, Table, row_key
-from algo.thinking import Thinking
+from algo.thinking import holds_answer, without_thinking
 
 SCHEMA_VERSION = "ropd.teacher_answers.v1"
 OFFICIAL_SCHEMA_VERSIONS = ("ropd.teacher_index.v1", "ropd.teacher_index.v2")
@@ -52,8 +52,8 @@ class TeacherAnswer(NamedTuple):
     `fingerprint` is `prompt_fingerprint` of the messages the student sees. `sampling` holds what
     was sent beside the messages (temperature, top_p, seed, ...). `created` is ISO 8601, UTC.
     Tokens and `latency_s` are None where the endpoint did not say. `extra` keeps keys of imported
-    records that have no field of their own. `thinking` says what think tags in the text are: off
-    where the teacher was asked not to think. A tuple, for a lookup makes m of them.
+    records that have no field of their own. `thinks` is false where the teacher was asked not to:
+    think tags in its text are words. A tuple, for a lookup makes m of them.
     """
 
     fingerprint: str
@@ -67,12 +67,12 @@ class TeacherAnswer(NamedTuple):
     latency_s: float | None = None
     created: str | None = None
     extra: Mapping[str, Any] = _NOTHING
-    thinking: Thinking = Thinking.ON
+    thinks: bool = True
 
     @property
     def shown(self) -> str:
         """What a judge is shown of it: the text without its thinking."""
-        return self.thinking.answer(self.text)
+        return without_thinking(self.text, self.thinks).strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +216,8 @@ def encode_answer(answer: TeacherAnswer) -> dict[str, Any]:
         value = getattr(answer, name)
         if value is not None and value != _NOTHING:
             record[name] = dict(value) if isinstance(value, Mapping) else value
-    if answer.thinking is not Thinking.ON:
-        record["thinking"] = answer.thinking.value
+    if not answer.thinks:
+        record["thinks"] = False
     return record
 
 
@@ -231,23 +231,15 @@ _OPTIONAL = (
     "extra",
 )
 _STATUSES = {status.value: status for status in AnswerStatus}
-_THINKING = {thinking.value: thinking for thinking in Thinking}
-
-
-def holds_answer(text: str, thinking: Thinking) -> bool:
-    """Whether there is anything to show: an answer after thinking that was ended."""
-    return bool(thinking.answer(text)) and not thinking.is_open(text)
 
 
 def decode_answer(record: dict[str, Any]) -> TeacherAnswer:
     """The answer of a stored record. Raises `BrokenLine` when a key is missing or unknown."""
     try:
         record["status"] = _STATUSES[record["status"]]
-        if "thinking" in record:
-            record["thinking"] = _THINKING[record["thinking"]]
         return TeacherAnswer(**record)
     except KeyError as error:
-        raise BrokenLine(f"no status or thinking, or an unknown one: {error}") from None
+        raise BrokenLine(f"no status, or an unknown one: {error}") from None
     except TypeError as error:
         raise BrokenLine(f"keys that do not fit: {error}") from None
 
@@ -349,7 +341,7 @@ def scan_rows(path: Path, descriptor: int, start: int) -> Iterator[Row]:
         except BrokenLine as error:
             raise damaged(path, descriptor, offset, str(error)) from None
         # Earlier versions stored imported answers without looking at them.
-        usable = answer.status is AnswerStatus.USABLE and holds_answer(answer.text, answer.thinking)
+        usable = answer.status is AnswerStatus.USABLE and holds_answer(answer.text, answer.thinks)
         yield Row(row_key(answer.fingerprint), offset, len(line), usable)
 
 

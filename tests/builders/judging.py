@@ -61,7 +61,7 @@ def right_scores(of: Group) -> tuple[float, ...]:
     criteria = [criterion.criterion for criterion in rubric.criteria]
     return tuple(
         0.0
-        if rollout.rule is not None
+        if rollout.rule("judge") is not None
         else weighted_pass_rate(rubric, tuple(expected_verdict(criteria, rollout.answer)))
         for rollout in of.rollouts
     )

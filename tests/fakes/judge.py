@@ -60,11 +60,19 @@ def expected_verdict(criteria: Sequence[str], answer: str) -> list[bool]:
     return [bool(digest[k] & 1) for k in range(len(criteria))]
 
 
+ONE_CRITERION = json.dumps(
+    {
+        "schema_version": "ropd.rubric.v1",
+        "rubrics": [{"category": "Task Completion", "criterion": "It says 2.", "points": 5}],
+    }
+)
+
+
 class FakeJudge(FakeOpenAI):
     """`fault(role, number)` names the fault of the role's number-th request, counted from 0.
 
-    A request without anything to judge is of the role `trial`. `refuses` is a key of the body
-    that is rejected by name.
+    A request without anything to judge is of the role `trial`; under a
+    schema it is the doctor's. `refuses` is a key of the body that is rejected by name.
     """
 
     def __init__(
@@ -74,6 +82,7 @@ class FakeJudge(FakeOpenAI):
         json_schema: bool = True,
         refuses: str = "",
         trial_reply: tuple[str, str] = ("yes", "stop"),
+        schema_reply: tuple[str, str] = (ONE_CRITERION, "stop"),
         models: tuple[str, ...] = ("fake",),
         key: str | None = None,
         keep_bodies: bool = True,
@@ -91,6 +100,7 @@ class FakeJudge(FakeOpenAI):
         )
         self.fault = fault
         self.trial_reply = Reply(*trial_reply)
+        self.schema_reply = Reply(*schema_reply)
 
     def _planned_fault(self, request: Request) -> Fault | None:
         fault = self.fault(request.role, request.number)
@@ -100,7 +110,8 @@ class FakeJudge(FakeOpenAI):
 
     def _said(self, request: Request) -> Reply:
         if request.role == "trial":
-            return self.trial_reply
+            under_schema = "response_format" in request.body or "text" in request.body
+            return self.schema_reply if under_schema else self.trial_reply
         prompt = request.messages[0]["content"]
         payload = self.rubric(prompt) if request.role == "rubricator" else self.verdicts(prompt)
         return Reply(json.dumps(payload))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -30,6 +31,8 @@ class SimulatedServer(Transport):
     down: Sequence[tuple[float, float]] = ()
     away: Away = "refuses"
     poison: Callable[[str], FailureKind | None] = lambda prompt: None
+    admits: Callable[[float], bool] = lambda now: True
+    """Whether a request at that moment is let in, however few are at work: chance, or a quota."""
     refusal_s: float = 0.005
     retry_after_s: float | None = None
     at_work: int = 0
@@ -60,7 +63,8 @@ class SimulatedServer(Transport):
     async def _answer(self, prompt: str, attempt: int) -> Reply:
         if self.is_down():
             return await self._absence()
-        if self.at_work >= self.capacity:
+        now = asyncio.get_running_loop().time()
+        if not self.admits(now) or self.at_work >= self.capacity:
             self.refused += 1
             await asyncio.sleep(self.refusal_s)
             raise Fault(FailureKind.RATE_LIMIT, "HTTP 429", retry_after_s=self.retry_after_s)
@@ -103,3 +107,20 @@ class SimulatedServer(Transport):
 def lognormal(median_s: float, seed: int, sigma: float = 0.35) -> Callable[[], float]:
     rng = random.Random(seed)
     return lambda: median_s * rng.lognormvariate(0.0, sigma)
+
+
+def by_chance(share: float, seed: int) -> Callable[[float], bool]:
+    """Refuses that share of all requests, for no reason."""
+    rng = random.Random(seed)
+    return lambda _: rng.random() >= share
+
+
+def by_the_minute(most: int) -> Callable[[float], bool]:
+    """Takes so many requests in each minute of the clock and refuses all others."""
+    came: Counter[int] = Counter()
+
+    def admits(now: float) -> bool:
+        came[int(now // 60)] += 1
+        return came[int(now // 60)] <= most
+
+    return admits

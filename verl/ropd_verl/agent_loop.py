@@ -20,10 +20,12 @@ import ray
 from ray.exceptions import RayError
 from verl import DataProto
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
+from verl.trainer.ppo.v1 import agent_loop_tq
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
 from algo.errors import JudgeOutage
 from algo.judge.group import Group, Rollout
+from ropd_verl.bundled_queue import BundledQueue
 from ropd_verl.cpu.generation import eos_token_ids
 from ropd_verl.group_barrier import GroupBarrier, GroupFailed
 from ropd_verl.ray_actors import class_behind
@@ -42,8 +44,13 @@ class GroupScoringWorker(_Worker):
         super().__init__(*args, **kwargs)
         self._groups: dict[str, GroupBarrier[AgentLoopOutput, RolloutScore]] = {}
         self._eos = eos_token_ids(self.model_config.generation_config, self.tokenizer)
-        kwargs_of_template = self.config.data.get("apply_chat_template_kwargs")
-        self._thinking = student_thinking(self.tokenizer, kwargs_of_template)
+        self._thinking = student_thinking(
+            self.tokenizer,
+            self.config.data.get("apply_chat_template_kwargs"),
+            self.config.ropd.rollouts.get("thinking"),
+        )
+        # verl's worker puts by the module's name alone; this process has no other worker.
+        agent_loop_tq.__dict__["tq"] = BundledQueue()
         _quiet_group_failures()
 
     async def _run_prompt(

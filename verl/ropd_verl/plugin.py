@@ -1,7 +1,7 @@
 """What verl loads in every process through the ``verl.plugins`` entry point.
 
 Importing this module registers the CPU platform and the transformers rollout, and patches the
-one place in verl that a CPU cannot pass. verl logs a plugin's import failure at debug level
+two places in verl that a CPU cannot pass. verl logs a plugin's import failure at debug level
 only, so `ropd_verl.train` calls `check_registered` before it starts anything.
 """
 
@@ -61,6 +61,14 @@ def _register_fsdp_engines() -> None:
         EngineRegistry.register(model_type=model_type, backend=["fsdp", "fsdp2"], device="cpu")(
             engine
         )
+    module: Any = fsdp
+    module.CPUOffloadPolicy = functools.partial(_unpinned, module.CPUOffloadPolicy)
+
+
+def _unpinned(policy: Callable[..., Any], pin_memory: bool = True) -> Any:
+    """The offload policy of a reference policy, which verl always makes with pinned memory: torch
+    pins none without an accelerator."""
+    return policy(pin_memory=False)
 
 
 def check_registered() -> None:

@@ -14,16 +14,26 @@ from operator import eq
 from typing import Any
 
 from algo.judge.group import Rollout
-from algo.thinking import SWITCH, Thinking, thinking_of
+from algo.thinking import OPENING_TAG, SWITCH, Thinking, thinking_of
 
 _MESSAGE = {"role": "user", "content": "?"}
 
 
-def student_thinking(tokenizer: Any, template_kwargs: Mapping[str, Any] | None) -> Thinking:
-    """What think tags in a student's text are, by its chat template.
+def student_thinking(
+    tokenizer: Any, template_kwargs: Mapping[str, Any] | None, chosen_thinks: bool | None = None
+) -> Thinking:
+    """Whether a student thinks, by its chat template.
 
-    `template_kwargs` is the run's ``data.apply_chat_template_kwargs``.
+    `template_kwargs` is the run's ``data.apply_chat_template_kwargs``, `chosen_thinks` its
+    ``ropd.rollouts.thinking``, which goes before the template.
     """
+    told = _told(tokenizer, template_kwargs)
+    if chosen_thinks is None or chosen_thinks is (told is not Thinking.OFF):
+        return told
+    return Thinking.ON if chosen_thinks else Thinking.OFF
+
+
+def _told(tokenizer: Any, template_kwargs: Mapping[str, Any] | None) -> Thinking:
     chosen = dict(template_kwargs or {})
 
     def rendered(add_generation_prompt: bool) -> str:
@@ -40,7 +50,12 @@ def student_thinking(tokenizer: Any, template_kwargs: Mapping[str, Any] | None) 
 def rollout_of(
     tokenizer: Any, response_ids: Sequence[int], eos: Collection[int], thinking: Thinking
 ) -> Rollout:
-    """The rollout as it is judged; `eos` are the tokens that end an answer."""
+    """The rollout as it is judged; `eos` are the tokens that end an answer.
+
+    Where the prompt has opened the think block, its tag is put before the text that goes on in it.
+    """
     ids = list(response_ids)
     finished = bool(ids) and ids[-1] in eos
-    return Rollout(tokenizer.decode(ids, skip_special_tokens=True), finished, thinking)
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    opened = OPENING_TAG if thinking is Thinking.OPENED else ""
+    return Rollout(opened + text, finished, thinking is not Thinking.OFF)

@@ -27,6 +27,7 @@ from algo.errors import BudgetSpent, ConfigurationError, JudgeOutage, RopdError
 from algo.paths import absolute
 from algo.report import write_report
 from algo.runs import summary as summaries
+from ropd_verl import ray_cluster
 from ropd_verl.checks.inputs import check_example
 from ropd_verl.config import compose_config, key_lines
 from ropd_verl.installation import require_verl
@@ -235,6 +236,7 @@ def _run_ppo(config: DictConfig) -> BaseException | None:
 
     from ropd_verl.trainer import RopdTaskRunner
 
+    ray_cluster.settle(config, os.environ)
     auto_set_device(config)
     validate_config(config, need_reference_policy(config), need_critic(config))
     try:
@@ -243,6 +245,8 @@ def _run_ppo(config: DictConfig) -> BaseException | None:
         traceback.print_exc()
         cause = getattr(error, "cause", None)
         return cause if isinstance(cause, BaseException) else error
+    except ConnectionError as error:  # of `ray.init`; a worker's is a RayError too
+        raise ray_cluster.unreachable(config, os.environ, error) from error
     finally:
         ray.shutdown()
     return None

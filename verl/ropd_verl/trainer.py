@@ -25,7 +25,10 @@ from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 from algo.errors import RopdError
 from algo.runs.judge_time import JudgingSpan, judge_time
 from algo.runs.summary import SINCE_START
-from ropd_verl import advantages
+from ropd_verl import advantages, ray_cluster
+from ropd_verl.checks.machine import ray_cpus_needed
+from ropd_verl.cpu.bundled_client import bundled
+from ropd_verl.plugin import ROLLOUT
 from ropd_verl.ray_actors import class_behind
 
 STARTED_AT_VARIABLE = "ROPD_STARTED_AT"
@@ -81,6 +84,11 @@ class _WithJudge:
             logger.warning("step %d has no figures of the judge: %s", self.global_steps, ending)
         metrics[SINCE_START] = time.time() - float(os.environ[STARTED_AT_VARIABLE])
         return batch
+
+    def get_llm_client(self) -> Any:
+        """verl's client; for the CPU's rollout, the one that sends what is asked at once."""
+        client = super().get_llm_client()  # pyright: ignore
+        return bundled(client) if self.config.actor_rollout_ref.rollout.name == ROLLOUT else client
 
     def _add_batch_to_generate(self) -> None:
         """A step's prompts.
@@ -183,6 +191,7 @@ class RopdTaskRunner(_TaskRunner):
 
     def run(self, config: Any) -> None:
         """Train. Raises what ended the run."""
+        ray_cluster.require(ray.cluster_resources(), config, ray_cpus_needed(config))
         mode = config.trainer.v1.trainer_mode
         advantages.register()
         # The registry refuses to give a name a second class, hence the direct entry.

@@ -9,8 +9,9 @@ are not offered, and say so.
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import ray
@@ -89,6 +90,23 @@ class TransformersServer:
             stop_reason="aborted" if completion.reason == "aborted" else "completed",
             extra_fields=extra,
         )
+
+    async def generate_many(
+        self, requests: list[dict[str, Any]]
+    ) -> AsyncIterator[list[tuple[int, TokenOutput | Exception]]]:
+        """Serve ``requests``, each the arguments of `generate`.
+
+        Yields what has ended since, with its place in ``requests``; one that cannot be served has
+        its error in the place of an answer.
+        """
+        places = {
+            asyncio.ensure_future(self.generate(**request)): place
+            for place, request in enumerate(requests)
+        }
+        running = set(places)
+        while running:
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            yield [(places[task], _outcome(task)) for task in done]
 
     # -- weights and lifecycle, called by verl's checkpoint engine ----------------------------
 
@@ -218,3 +236,12 @@ def _buckets(
             bucket, size = [], 0
     if bucket:
         yield bucket
+
+
+def _outcome(task: asyncio.Task[TokenOutput]) -> TokenOutput | Exception:
+    error = task.exception()
+    if error is None:
+        return task.result()
+    if not isinstance(error, Exception):
+        raise error
+    return error

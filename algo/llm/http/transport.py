@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from functools import cache
 from ipaddress import ip_address
 from time import perf_counter
 from typing import Final
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
@@ -35,6 +35,7 @@ class Transport:
     def __init__(self) -> None:
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._connectors: dict[bool, OneReplyConnector] = {}
+        self._proxied: dict[str, bool] = {}
         self._codes = RequestCodes()
 
     async def send(
@@ -104,12 +105,16 @@ class Transport:
     def _misplaced(self, endpoint: Endpoint) -> Fault:
         """For a reply to another request: the reply to this one may still come where it came."""
         message = "the reply carries the code of another request"
-        self._connectors[_is_proxied(endpoint)].reuse.stop(f"{endpoint.name}: {message}")
+        self._connectors[self._is_proxied(endpoint)].reuse.stop(f"{endpoint.name}: {message}")
         return Fault(FailureKind.TRANSPORT, message, endpoint_down=False)
 
     def _session(self, endpoint: Endpoint) -> aiohttp.ClientSession:
-        """The session for endpoints on this machine, or that for others, which heeds *_PROXY."""
-        proxied = _is_proxied(endpoint)
+        """The session that heeds *_PROXY, or the one for endpoints that no proxy stands before.
+
+        aiohttp reads the environment and `.netrc` anew for each request, in two threads, where it
+        is to heed them.
+        """
+        proxied = self._is_proxied(endpoint)
         if proxied not in self._sessions:
             self._connectors[proxied] = OneReplyConnector()
             self._sessions[proxied] = aiohttp.ClientSession(
@@ -119,19 +124,26 @@ class Transport:
             )
         return self._sessions[proxied]
 
+    def _is_proxied(self, endpoint: Endpoint) -> bool:
+        url = endpoint.base_url
+        if url not in self._proxied:
+            self._proxied[url] = _has_proxy(url)
+        return self._proxied[url]
+
     async def aclose(self) -> None:
         for session in self._sessions.values():
             await session.close()
         self._sessions.clear()
 
 
-def _is_proxied(endpoint: Endpoint) -> bool:
-    return not _is_loopback(endpoint.base_url)
+def _has_proxy(url: str) -> bool:
+    """Whether the environment names a proxy for `url`, which an address of this machine has not."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    return parts.scheme in getproxies() and not _is_loopback(host) and not proxy_bypass(host)
 
 
-@cache
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
+def _is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from time import time
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -24,6 +25,9 @@ REFUSED: Final = "refusal"
 """The `finish_reason` of a reply that a model or a content filter declined to give."""
 CUT_OFF: Final = "length"
 """The `finish_reason` of a reply that stopped at its token limit, in either style."""
+
+_ONE_BODY: Final = {"stream": False}
+"""Some gateways stream unless they are told not to."""
 
 _OPENAI_HOSTS: Final = (".openai.com", ".openai.azure.com")
 
@@ -93,7 +97,8 @@ def request_body(endpoint: Endpoint, request: Request) -> tuple[str, bytes]:
     else:
         path, body = "/chat/completions", _chat_body(endpoint, request, chosen)
     kept = {key: value for key, value in body.items() if value is not None}
-    return path, orjson.dumps({"model": endpoint.model, **kept, **settings.extra_body})
+    whole = {"model": endpoint.model, **kept, **settings.extra_body, **_ONE_BODY}
+    return path, orjson.dumps(whole)
 
 
 def _chat_body(endpoint: Endpoint, request: Request, chosen: dict[str, Any]) -> dict[str, Any]:
@@ -110,6 +115,7 @@ def _chat_body(endpoint: Endpoint, request: Request, chosen: dict[str, Any]) -> 
     }
 
 
+@lru_cache(maxsize=64)
 def is_openai(base_url: str) -> bool:
     """Whether OpenAI itself answers there, or Azure for it."""
     return (urlsplit(base_url).hostname or "").endswith(_OPENAI_HOSTS)
@@ -173,11 +179,13 @@ def _chat_text(payload: dict[str, Any]) -> tuple[str, str]:
         raise OddBody("choices is empty")
     message = mapping(choices[0].get("message"), "message")
     finish_reason = word(choices[0].get("finish_reason"), "finish_reason", "stop")
-    refusal = message.get("refusal")
-    if refusal is True:  # declined, without words
-        return "", REFUSED
-    if refusal is not None and refusal is not False and text(refusal, "refusal"):
-        return text(refusal, "refusal"), REFUSED
+    # LiteLLM hands on what a provider adds to the standard's keys, a refusal too, under this one.
+    for holder in (message, message.get("provider_specific_fields")):
+        refusal = part(holder, "refusal")
+        if refusal is True:  # declined, without words
+            return "", REFUSED
+        if refusal is not None and refusal is not False and text(refusal, "refusal"):
+            return text(refusal, "refusal"), REFUSED
     content = message.get("content")
     if isinstance(content, list):
         parts = mappings(content, "content")
@@ -222,7 +230,7 @@ def status_fault(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
         return Fault(FailureKind.RATE_LIMIT, message, retry_after_s=retry_after_s(headers))
     if status == 408:
         return Fault(FailureKind.TIMEOUT, message)
-    if status in (400, 404, 413, 422):
+    if status in (400, 404, 405, 413, 422, 501):
         kind, about_schema = _rejection(status, body[:4000].decode("utf-8", "replace").lower())
         return Fault(kind, message, endpoint_down=False, retryable=False, about_schema=about_schema)
     return Fault(FailureKind.TRANSPORT, message, retry_after_s=retry_after_s(headers))

@@ -11,12 +11,11 @@ import pytest
 from algo.errors import ConfigurationError, FailureKind, JudgeFailure, JudgeOutage
 from algo.judge.journal import read_records
 from algo.judge.preflight import check_judge
-from algo.judge.record import recorded_rollout
-from algo.methods.registry import roles_of
+from algo.judge.replay import replay
+from algo.methods.registry import METHODS, roles_of
 from algo.openai_env import resolve_roles
 from algo.ropd.pipeline import Rollout
 from algo.ropd.settings import RopdSettings
-from algo.thinking import Thinking
 from tests.builders.judging import group, pipeline_for, right_scores
 from tests.builders.patience import patience
 from tests.fakes.judge import FakeJudge
@@ -32,60 +31,82 @@ async def test_scores_are_the_weighted_pass_rates_of_the_verdicts(tmp_path: Path
     assert all(len(each.teacher_scores) == 4 for each in scored)
 
 
-UNFINISHED = [
-    Rollout("<think>deep</think>the answer", True),
-    Rollout("CUT off in the mid", False),
-    Rollout("<think>OPEN thought", False),
-    Rollout("<think>SECRET</think> \n", True),
-    Rollout(":", True),
-]
-
-
-async def test_by_default_a_cut_off_rollout_is_judged_on_what_there_is(tmp_path: Path) -> None:
-    judge = FakeJudge()
-    async with judge.serve() as url, pipeline_for(url, tmp_path) as pipeline:
-        of = group(1, rollouts=UNFINISHED)
-        scored = await pipeline.score_group(of)
-        metrics = pipeline.metrics()
-    assert scored.scores[:2] == right_scores(of)[:2]  # the third is shown with a broken tag
-    assert scored.rules == (None, None, None, "empty", "empty")
-    shown = [str(body) for body in judge.bodies]
-    assert all("CUT off in the mid" in body and "OPEN thought" in body for body in shown)
-    assert not any("SECRET" in body or "deep" in body for body in shown)
-    assert metrics["ropd/unfinished"] == 0.4
-    assert metrics["ropd/rule/groups"] == 1.0
-
-
-@pytest.mark.parametrize("policy", ["zero", "drop"])
-async def test_unfinished_rollouts_are_shown_to_nobody_where_that_is_asked(
-    tmp_path: Path, policy: str
+async def test_a_rollout_without_an_answer_scores_zero_by_rule_and_is_not_shown(
+    tmp_path: Path,
 ) -> None:
     judge = FakeJudge()
-    chosen = {"unfinished": policy}
-    async with judge.serve() as url, pipeline_for(url, tmp_path, rollouts=chosen) as pipeline:
-        scored = await pipeline.score_group(group(1, rollouts=UNFINISHED))
+    rollouts = [
+        Rollout("<think>deep</think>the answer", True),
+        Rollout("SECRET cut off in the mid", False),
+        Rollout("<think>SECRET never closed", True),
+        Rollout("<think>SECRET</think> \n", True),
+        Rollout(":", True),
+    ]
+    zero = {"unfinished": "zero"}
+    async with judge.serve() as url, pipeline_for(url, tmp_path, rollouts=zero) as pipeline:
+        of = group(1, rollouts=rollouts)
+        scored = await pipeline.score_group(of)
         metrics = pipeline.metrics()
-    rule = {"zero": "unfinished", "drop": "dropped"}[policy]
-    assert scored.rules == (None, rule, rule, "empty", "empty")
-    assert not any("CUT" in str(body) or "OPEN" in str(body) for body in judge.bodies)
-    assert next(read_records(tmp_path))["rules"] == [None, rule, rule, "empty", "empty"]
-    counted = scored.scores if policy == "zero" else (scored.scores[0], 0.0, 0.0)
-    assert metrics["ropd/reward_mean"] == pytest.approx(sum(counted) / len(counted))
-    assert metrics[f"ropd/rule/{rule}"] == 0.4
+    assert scored.scores == (right_scores(of)[0], 0.0, 0.0, 0.0, 0.0)
+    assert scored.rules == (None, "unfinished", "unclosed_think", "empty", "empty")
+    assert not any("SECRET" in str(body) for body in judge.bodies)
+    assert metrics["ropd/unfinished"] == metrics["ropd/rule/unfinished"] == 0.2
+    assert metrics["ropd/ruled_groups"] == 1.0
 
 
-async def test_without_thinking_a_closing_tag_hides_nothing_from_the_judge(tmp_path: Path) -> None:
+async def test_a_rollout_that_was_cut_off_is_left_out_where_that_is_asked(tmp_path: Path) -> None:
+    judge = FakeJudge()
+    rollouts = [Rollout("whole", True), Rollout("SECRET cut", False), Rollout(":", True)]
+    of = group(1, rollouts=rollouts)
+    drop = {"unfinished": "drop"}
+    async with judge.serve() as url, pipeline_for(url, tmp_path, rollouts=drop) as pipeline:
+        scored = await pipeline.score_group(of)
+        metrics = pipeline.metrics()
+    first, second, third = right_scores(of)
+    assert second > 0
+    assert scored.scores == (first, 0.0, third)
+    assert scored.rules == (None, "dropped", "empty")
+    assert not any("SECRET" in str(body) for body in judge.bodies)
+    assert metrics["ropd/reward_mean"] == (first + third) / 2
+    assert metrics["ropd/rule/dropped"] == metrics["ropd/unfinished"] == pytest.approx(1 / 3)
+    assert all(replayed.exact for replayed in replay(tmp_path, METHODS))
+
+
+async def test_a_rollout_that_was_cut_off_is_judged_as_far_as_it_goes(tmp_path: Path) -> None:
+    """As the paper judges every rollout, the default; what is left of a thought is no answer."""
     judge = FakeJudge()
     rollouts = [
-        Rollout("WRONG way</think>the answer", True, Thinking.OFF),
-        Rollout("<think>BEGUN and no more", True, Thinking.OFF),
+        Rollout("a whole answer", True),
+        Rollout("an answer cut off in the mid", False),
+        Rollout("<think>SECRET cut off", False),
     ]
+    of = group(1, rollouts=rollouts)
     async with judge.serve() as url, pipeline_for(url, tmp_path) as pipeline:
-        scored = await pipeline.score_group(group(1, rollouts=rollouts))
+        scored = await pipeline.score_group(of)
+        metrics = pipeline.metrics()
+    assert scored.rules == (None, None, "unclosed_think")
+    assert scored.scores == right_scores(of)
+    assert scored.scores[1] > 0
+    assert any("an answer cut off in the mid" in str(body) for body in judge.bodies)
+    assert not any("SECRET" in str(body) for body in judge.bodies)
+    assert metrics["ropd/unfinished"] == pytest.approx(2 / 3)
+    assert metrics["ropd/rule/unfinished"] == 0.0
+    assert all(replayed.exact for replayed in replay(tmp_path, METHODS))
+
+
+async def test_a_student_that_does_not_think_hides_nothing_behind_a_tag(tmp_path: Path) -> None:
+    judge = FakeJudge()
+    rollouts = [
+        Rollout("WRONG work</think>a claim of success", True, thinks=False),
+        Rollout("I never open a <think> tag", True, thinks=False),
+    ]
+    of = group(1, rollouts=rollouts)
+    async with judge.serve() as url, pipeline_for(url, tmp_path) as pipeline:
+        scored = await pipeline.score_group(of)
     assert scored.rules == (None, None)
-    assert all("WRONG way" in str(body) and "BEGUN" in str(body) for body in judge.bodies)
-    recorded = next(read_records(tmp_path))["rollouts"]
-    assert [recorded_rollout(each) for each in recorded] == rollouts
+    for shown in ("WRONG work", "I never open a"):
+        assert any(shown in str(body) for body in judge.bodies)
+    assert all(replayed.exact for replayed in replay(tmp_path, METHODS))
 
 
 async def test_a_group_without_any_answer_needs_no_call(tmp_path: Path) -> None:

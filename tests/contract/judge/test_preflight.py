@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from aiohttp.typedefs import Handler
 
 from algo.errors import ConfigurationError
 from algo.judge import preflight
@@ -132,3 +136,105 @@ async def test_a_site_that_is_no_judge_is_told_at_once() -> None:
     async with TestServer(site) as server:
         with pytest.raises(ConfigurationError, match=r"not a chat_completions reply.*\.base_url"):
             await check(str(server.make_url("/v1")))
+
+
+@asynccontextmanager
+async def behind(
+    gateway: Callable[[web.Request], web.Response | None], judge: FakeOpenAI | None = None
+) -> AsyncIterator[str]:
+    """A judge behind a gateway, which answers what it does not let through."""
+
+    @web.middleware
+    async def pass_on(request: web.Request, handler: Handler) -> web.StreamResponse:
+        return gateway(request) or await handler(request)
+
+    judge = judge or FakeJudge()
+    app = judge.application()
+    app.middlewares.append(pass_on)
+    async with judge.serve(app=app) as url:
+        yield url
+
+
+def answers(path: str, status: int, message: str) -> Callable[[web.Request], web.Response | None]:
+    """A gateway that answers requests to `path` itself."""
+
+    def gateway(request: web.Request) -> web.Response | None:
+        if not request.path.endswith(path):
+            return None
+        return web.json_response({"error": {"message": message}}, status=status)
+
+    return gateway
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 405, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("api", ["chat_completions", "responses"])
+async def test_a_list_of_models_that_fails_is_no_verdict(status: int, api: str) -> None:
+    async with behind(answers("/models", status, "no list here")) as url:
+        await check(url, api=api)
+
+
+async def test_a_list_of_models_that_never_comes_is_no_verdict(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(preflight, "PATIENCE_S", 0.2)
+
+    async def hang(_: web.Request) -> web.Response:
+        await asyncio.sleep(60)
+        return web.Response()
+
+    judge = FakeJudge()
+    app = web.Application()
+    app.router.add_get("/v1/models", hang)
+    app.router.add_post("/v1/chat/completions", judge._complete)
+    async with TestServer(app) as server:
+        await check(str(server.make_url("/v1")))
+    assert judge.requests == {"trial": 2}
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (400, "No connected db."),
+        (400, "Authentication Error, no_db_connection"),
+        (400, "Invalid proxy server token passed"),
+        (500, "'NoneType' object has no attribute 'startswith'"),
+        (500, "Internal Server Error"),
+        (502, "Bad Gateway"),
+        (422, "No api key passed in."),
+    ],
+)
+@pytest.mark.parametrize("key", ["K", None])
+async def test_a_key_that_a_proxy_refuses_in_its_own_words_is_named(
+    status: int, message: str, key: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LiteLLM without a database: 400 for a key that is not its own, 500 without any."""
+    monkeypatch.setattr(preflight, "TRIAL_PATIENCE_S", 0.2)
+
+    def gateway(request: web.Request) -> web.Response:
+        return web.json_response({"error": {"message": message}}, status=status)
+
+    async with behind(gateway) as url:
+        with pytest.raises(ConfigurationError) as caught:
+            await check(url, api_key_env=key)
+    said = str(caught.value)
+    assert (
+        "the key from K may be the wrong one" if key else "missing key may be the cause"
+    ) in said
+    assert ".api_key_env" in said
+    assert "sk-key" not in said
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+@pytest.mark.parametrize(
+    ("api", "path", "other"),
+    [
+        ("responses", "/responses", "chat_completions"),
+        ("chat_completions", "/chat/completions", "responses"),
+    ],
+)
+async def test_an_endpoint_without_this_api_names_the_other(
+    status: int, api: str, path: str, other: str
+) -> None:
+    async with behind(answers(path, status, "Not Found")) as url:
+        with pytest.raises(ConfigurationError, match=rf"judge\.\w+\.api={other}"):
+            await check(url, api=api)

@@ -1,6 +1,5 @@
-"""20,000 judgements with 5 % faults: memory flat, no task or socket left behind.
-
-Takes a minute or two: `pytest -m slow tests/contract/judge/test_soak.py`.
+"""12,000 requests with 5 % faults of every kind: no wrong score, none lost that had a retry left,
+memory flat, no task or socket left behind.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from algo.testing import Fault, FaultKind
 from tests.builders.judging import group, pipeline_for, right_scores
 from tests.fakes.judge import FAULTS, FakeJudge, Planned
 
-JUDGEMENTS = 20_000
-STEP = 500
+JUDGEMENTS = 6_000
+STEP = 250
 COSTLY = {FaultKind.HANG, FaultKind.DRIP}
 """Faults that only cost time; one in a hundred of the others is enough of them."""
 
@@ -53,6 +52,7 @@ async def judge_step(pipeline: Engine, start: int) -> int:
     for each, end in zip(groups, ends, strict=True):
         if isinstance(end, BaseException):
             assert isinstance(end, JudgeFailure), end
+            assert "retries used up" in str(end) or "the last allowed" in str(end), end
             failed += 1
         else:
             assert end.scores == right_scores(each)
@@ -61,7 +61,9 @@ async def judge_step(pipeline: Engine, start: int) -> int:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-async def test_nothing_grows_over_twenty_thousand_judgements(tmp_path: Path) -> None:
+async def test_nothing_is_wrong_lost_or_left_behind_over_six_thousand_judgements(
+    tmp_path: Path,
+) -> None:
     judge = FakeJudge(fault=fault, keep_bodies=False)
     failed, memory = 0, []
     tasks_before, files_before = len(asyncio.all_tasks()), open_files()
@@ -72,7 +74,7 @@ async def test_nothing_grows_over_twenty_thousand_judgements(tmp_path: Path) -> 
             assert metrics["ropd/judge/in_flight"] == 0.0
             memory.append(resident_mb())
     await asyncio.sleep(0.1)
-    assert failed < JUDGEMENTS // 100
+    assert failed < JUDGEMENTS // 500
     assert len(asyncio.all_tasks()) == tasks_before
     assert open_files() <= files_before + 2
     quarter = len(memory) // 4

@@ -18,6 +18,8 @@ from tests.builders.checking import levels, subject
 
 ULYSSES = "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size"
 
+BYPASS = ["hardware=cpu", "algorithm.rollout_correction.bypass_mode=true"]
+
 
 @pytest.mark.parametrize(
     ("check", "overrides", "said"),
@@ -100,6 +102,26 @@ ULYSSES = "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size"
             composition.check_rollout,
             ["hardware=cpu", "adapter=lora", "actor_rollout_ref.model.lora.merge=false"],
             r"lora\.merge=true",
+        ),
+        (
+            composition.check_rollout,
+            ["algorithm.rollout_correction.bypass_mode=true"],
+            r"rollout\.name=vllm computes other log-probabilities .*bypass_mode=false",
+        ),
+        (
+            composition.check_rollout,
+            [*BYPASS, "actor_rollout_ref.rollout.top_p=0.9"],
+            r"top_p=0\.9.*bypass_mode=false",
+        ),
+        (
+            composition.check_rollout,
+            [*BYPASS, "actor_rollout_ref.rollout.top_k=20"],
+            r"top_k=20.*bypass_mode=false",
+        ),
+        (
+            composition.check_rollout,
+            [*BYPASS, "actor_rollout_ref.rollout.calculate_log_probs=false"],
+            r"calculate_log_probs=false.*bypass_mode=false",
         ),
         (
             composition.check_verl,
@@ -191,3 +213,15 @@ def test_nodes_that_only_generate_are_nodes() -> None:
     apart = ("split.train_nodes=1", "split.rollout_nodes=2")
     assert subject("mode=separate_async", *apart).nodes == 3
     assert subject("mode=sync", *apart).nodes == 1
+
+
+def test_the_trainer_takes_the_rollouts_log_probs_only_where_they_are_its_own() -> None:
+    """The CPU example in turns: not in the asynchronous modes, and never on a GPU."""
+    key = "algorithm.rollout_correction.bypass_mode"
+    assert subject(name="ropd_cpu").select(key) is True
+    assert subject("mode=colocate_async", name="ropd_cpu").select(key) is False
+    for mode in composition.MODES:
+        assert subject(f"mode={mode}").select(key) is False
+    mixed = subject("trainer.v1.trainer_mode=colocate_async", name="ropd_cpu")
+    [found, *_] = [f for f in composition.check_mode(mixed) if "log-probabilities" in f.what]
+    assert found.level is Level.WARNING

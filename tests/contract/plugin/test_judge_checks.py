@@ -12,7 +12,7 @@ from ropd_verl.checks import judge
 from ropd_verl.checks.finding import Level, Subject
 from tests.builders.checking import levels, subject
 from tests.builders.judging import group, pipeline_for
-from tests.fakes.judge import FakeJudge
+from tests.fakes.judge import ONE_CRITERION, FakeJudge
 
 
 def asking(url: str, *overrides: str, **values: object) -> Subject:
@@ -32,6 +32,35 @@ async def test_structured_output_is_tried_with_each_role(takes_schema: bool, lev
     asked = ["response_format" in body for body in fake.bodies]
     assert (asked.count(True), asked.count(False)) == (2, 0 if takes_schema else 2)
     assert {body["max_tokens"] for body in fake.bodies} == {4096, 8192}  # as in the run
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (("yes", "stop"), "does not keep to it (it is not JSON)"),
+        (("{}", "stop"), "does not keep to it"),
+        (('{"schema_version": "ropd.rubric.v1", "rubrics": []}', "stop"), "0 criteria"),
+        ((f"Sure: {ONE_CRITERION}", "stop"), "does not keep to it"),
+        (("", "stop"), "does not keep to it"),
+        ((ONE_CRITERION[:20], "length"), "max_tokens=4096 before"),
+        (("no", "content_filter"), "declines"),
+    ],
+)
+@pytest.mark.parametrize("api", ["chat_completions", "responses"])
+async def test_a_schema_that_is_accepted_and_not_kept_to_is_a_warning(
+    reply: tuple[str, str], said: str, api: str
+) -> None:
+    async with FakeJudge(schema_reply=reply).serve() as url:
+        found = await judge._ask_each_role(asking(url, api=api).settings, {})
+    assert levels(found) == [Level.WARNING] * 2
+    assert said in found[1].what
+    assert "takes a JSON schema" not in found[1].what
+
+
+async def test_thinking_before_the_reply_breaks_no_schema() -> None:
+    async with FakeJudge(schema_reply=(f"<think>1?</think>{ONE_CRITERION}", "stop")).serve() as url:
+        found = await judge._ask_each_role(asking(url).settings, {})
+    assert levels(found) == [Level.OK] * 2
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,17 @@ def test_fsdp_engines_serve_the_cpu():
     assert out == ["FSDPEngineWithLMHead", "FSDPEngineWithValueHead"]
 
 
+def test_a_reference_policy_is_offloaded_without_pinned_memory():
+    code = (
+        "import verl, inspect; from ropd_verl import plugin; plugin._register_fsdp_engines()\n"
+        "from verl.workers.engine.fsdp import transformer_impl as fsdp\n"
+        "source = inspect.getsource(fsdp.FSDPEngine._build_fsdp_module)\n"
+        "print('offload_policy = CPUOffloadPolicy(pin_memory=True)' in source)\n"
+        "print(fsdp.CPUOffloadPolicy(pin_memory=True).pin_memory)"
+    )
+    assert run_python(code, VERL_PLATFORM="cpu").splitlines()[-2:] == ["True", "False"]
+
+
 def test_agent_loop_worker_keeps_its_seams():
     worker = agent_loop._Worker
     # Ray appends a parameter of its own.

@@ -39,7 +39,7 @@ def test_ignored_signals_a_bare_environment_and_another_folder_change_nothing(
 ) -> None:
     (tmp_path / "temporary").mkdir()
     environ = {
-        "HOME": "/dev/null",  # where nobody can write, root included
+        "HOME": "/proc",  # where nobody can write, root included
         "LANG": "C",
         "LC_ALL": "C",
         "PATH": os.environ["PATH"],

@@ -134,7 +134,7 @@ async def test_no_answer_changes_the_scores_of_the_others(text: str, tmp_path: P
     rubric = expected_rubric(of.messages[0]["content"])
     criteria = [criterion.criterion for criterion in rubric.criteria]
     answer = attacked.rollouts[1]
-    if answer.rule is None:
+    if answer.rule("judge") is None:
         verdict = tuple(expected_verdict(criteria, inert(answer.answer)))
         assert scored.scores[1] == weighted_pass_rate(rubric, verdict)
     assert all(replayed.exact for replayed in replay(folder, METHODS))

@@ -116,3 +116,13 @@ def test_sigterm_during_setup_ends_the_installation(checkout: Checkout) -> None:
     assert process.returncode == 143
     assert not is_running(pid)
     assert not (checkout.root / ".venv/.ropd-setup").exists()
+
+
+def test_a_home_that_cannot_be_written_is_no_obstacle(checkout: Checkout) -> None:
+    checkout.stub(
+        "uv", FAKE_UV.replace('"pip install")', '"pip install") echo "$UV_CACHE_DIR" >&2;')
+    )
+    done = checkout.run("training/train.sh", ROPD_EXTRA="cpu", HOME="/proc")
+    assert done.returncode == 0, done.stderr
+    assert "/proc/.cache/uv cannot be written" in done.stderr
+    assert str(checkout.root / ".cache/packages") in done.stderr.splitlines()

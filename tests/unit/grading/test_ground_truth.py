@@ -46,7 +46,9 @@ def test_arithmetic_is_right_exactly_when_the_numbers_are_equal(stated: int, tru
     [
         ("Thus. Answer: 34", "34", 1.0),
         (r"so \boxed{\frac12}", "0.5", 1.0),
-        (r"hence $\frac{2}{4}$", r"\frac{1}{2}", 1.0),
+        (r"hence the answer is $\frac{2}{4}$", r"\frac{1}{2}", 1.0),
+        (r"hence $\frac{2}{4}$", r"\frac{1}{2}", 0.0),
+        ("it is 34", "34", 0.0),
         (r"\boxed{35}. I first had 34", "34", 0.0),
         (r"\boxed{34", "34", 0.0),
         (r"<think>\boxed{34}</think>It is \boxed{35}.", "34", 0.0),
@@ -86,7 +88,7 @@ def test_missing_math_verify_names_the_extra(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(math_equivalence, "find_spec", lambda _: None)
     monkeypatch.setattr(math_equivalence, "_CHILDREN", math_equivalence._children())
     with pytest.raises(ConfigurationError, match=r"ropd\[math\]"):
-        grade("math", "1", "1")
+        grade("math", r"\boxed{1}", "1")
 
 
 @pytest.mark.parametrize(

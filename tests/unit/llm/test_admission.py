@@ -8,8 +8,9 @@ import random
 import pytest
 
 from algo.errors import ConfigurationError, FailureKind, JudgeOutage
-from algo.llm.admission import Admission, Deadline, Permit, Server
+from algo.llm.admission import Admission, Deadline
 from algo.llm.endpoint import Endpoint
+from algo.llm.server import Permit, Server
 from algo.llm.settings import LimitsSettings, RoleSettings
 
 FAST = LimitsSettings(backoff_s=0.01, max_backoff_s=0.02, outage_s=0.2, breaker_failures=3)

@@ -2,21 +2,53 @@
 
 from __future__ import annotations
 
-from algo.llm.limits import RAMP_S, AdaptiveLimit, RateWindow
+import pytest
+
+from algo.llm.limits import RAMP_S, AdaptiveLimit, InFlight, RateWindow
+
+
+def fill(limit: AdaptiveLimit, now: float, count: int | None = None) -> list[InFlight]:
+    """As many requests as the limit allows, or `count` in all."""
+    most = limit.value if count is None else count
+    return [limit.send(now) for _ in range(most - limit.in_flight)]
+
+
+def answer_all(limit: AdaptiveLimit, out: list[InFlight], now: float) -> None:
+    """Each is answered, and the next one sent in its place."""
+    for number, sent in enumerate(out):
+        limit.replied(sent)
+        out[number] = limit.send(now)
+
+
+def settled_at(level: int, most: int = 64) -> tuple[AdaptiveLimit, list[InFlight]]:
+    """A limit that has met a server of `level`, with as many in flight."""
+    limit = AdaptiveLimit(most, most)
+    out = fill(limit, 0.0)
+    for sent in out[level:]:
+        limit.refused(0.01, sent)
+    assert limit.value == limit.in_flight == level
+    out = out[:level]
+    answer_all(limit, out, 1.0)
+    return limit, out
 
 
 class TestAdaptiveLimit:
     def test_doubles_a_round_while_it_is_what_holds_requests_back(self) -> None:
         limit = AdaptiveLimit(4, 64)
-        for wanted in (8, 16, 32, 64, 64):
-            for _ in range(limit.value):
-                limit.kept_up(limit.value)
+        out = fill(limit, 0.0)
+        for now, wanted in enumerate((8, 16, 32, 64, 64), start=1):
+            sent: list[InFlight] = []
+            for each in out:
+                limit.replied(each)
+                sent += fill(limit, float(now))
             assert limit.value == wanted
+            out = sent
 
     def test_stays_when_there_are_fewer_requests_than_it_allows(self) -> None:
         limit = AdaptiveLimit(8, 64)
-        for _ in range(100):
-            limit.kept_up(7)
+        out = fill(limit, 0.0, 7)
+        for now in range(20):
+            answer_all(limit, out, float(now))
         assert limit.value == 8
 
     def test_doubles_ten_times_a_second_while_nothing_is_refused(self) -> None:
@@ -31,57 +63,74 @@ class TestAdaptiveLimit:
 
     def test_timeouts_take_a_quarter_off_once_for_all_requests_of_one_wave(self) -> None:
         limit = AdaptiveLimit(64, 64)
-        for _ in range(64):
-            limit.slow(now=10.0, sent_at=9.0)
+        for sent in fill(limit, 9.0):
+            limit.slow(10.0, sent)
         assert limit.value == 48
-        limit.slow(now=12.0, sent_at=11.0)
+        limit.slow(12.0, limit.send(11.0))
         assert limit.value == 36
 
-    def test_settles_at_what_a_wave_of_refusals_leaves(self) -> None:
-        limit = AdaptiveLimit(64, 64)
-        for left in range(63, 7, -1):
-            limit.refused(10.0, 9.0, left)
-        assert limit.value == 8
+    @pytest.mark.parametrize("level", [1, 8, 40, 63])
+    def test_settles_at_what_a_wave_of_refusals_leaves(self, level: int) -> None:
+        settled_at(level)
 
     def test_tries_one_more_the_more_rarely_the_oftener_it_is_refused(self) -> None:
-        limit = AdaptiveLimit(8, 64)
-        limit.refused(0.0, 0.0, 4)
-        waits = []
-        for _ in range(6):
+        limit, out = settled_at(4)
+        waits: list[int] = []
+        for now in range(2, 8):
             replies = 0
             while limit.value == 4:
-                limit.kept_up(4)
+                limit.replied(out.pop(0))
+                out.append(limit.send(float(now)))
                 replies += 1
             assert limit.value == 5
-            waits.append(replies // 4)
-            limit.refused(float(len(waits)), float(len(waits)), 4)
-        assert waits == [2, 4, 8, 8, 8, 8]
+            waits.append((replies + 4) // 4)
+            limit.refused(now + 0.01, limit.send(float(now)))
+            assert limit.value == 4
+        assert waits == sorted(waits)
+        assert waits[-1] >= 8
 
     def test_climbs_in_doubling_steps_where_more_is_taken(self) -> None:
-        limit = AdaptiveLimit(64, 64)
-        limit.refused(0.0, 0.0, 4)
-        seen = []
-        for _ in range(200):
-            limit.kept_up(limit.value)
-            seen.append(limit.value)
-        assert sorted(set(seen) - {4}) == [5, 7, 11, 19, 35, 64]
-
-    def test_a_refusal_below_what_the_server_holds_is_about_something_else(self) -> None:
-        limit = AdaptiveLimit(64, 64)
-        for _ in range(50):
-            for _ in range(4):
-                limit.kept_up(40)
-            limit.refused(1.0, 0.5, 39)
+        limit, out = settled_at(4)
+        seen: set[int] = set()
+        for now in range(2, 40):
+            out += fill(limit, float(now))
+            answer_all(limit, out, float(now))
+            seen.add(limit.value)
         assert limit.value == 64
-        for _ in range(10):
-            limit.refused(2.0, 1.5, 20)
+        assert len(seen) < 20
+
+    def test_refusals_below_what_the_server_takes_leave_the_limit(self) -> None:
+        limit, out = settled_at(40)
+        for step in range(400):
+            now = 2.0 + step / 10
+            limit.replied(out.pop(0))
+            chance = limit.send(now)
+            limit.refused(now + 0.005, chance)
+            assert chance.by_chance
+            out.append(limit.send(now + 0.006))
+        assert limit.value >= 40
+
+    def test_a_server_that_takes_fewer_than_before_is_found_out(self) -> None:
+        limit, out = settled_at(40)
+        refused, now = 0, 2.0
+        while limit.value > 20:
+            now += 0.1
+            limit.replied(out.pop(0))
+            while limit.in_flight < limit.value:
+                sent = limit.send(now)
+                if limit.in_flight > 20:
+                    limit.refused(now + 0.005, sent)
+                    refused += 1
+                else:
+                    out.append(sent)
         assert limit.value == 20
+        assert refused < 40
 
     def test_never_falls_below_one(self) -> None:
         limit = AdaptiveLimit(2, 2)
         for now in range(50):
-            limit.slow(float(now), float(now))
-            limit.refused(float(now), float(now), 0)
+            limit.slow(now + 0.5, limit.send(float(now)))
+            limit.refused(now + 0.5, limit.send(float(now)))
         assert limit.value == 1
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import orjson
 import pytest
 
-from algo.errors import FailureKind
+from algo.errors import ConfigurationError, FailureKind
 from algo.llm.endpoint import Endpoint, Request
 from algo.llm.http.wire import Fault, parse_reply, request_body, retry_after_s, status_fault
-from algo.llm.settings import RoleSettings
+from algo.llm.settings import RoleSettings, validated
 
 MESSAGES = [{"role": "user", "content": "q"}]
 FORMAT = {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": {}}}
@@ -30,7 +30,14 @@ def body_of(of: Endpoint, **changes: Any) -> tuple[str, dict[str, Any]]:
 def test_what_is_null_is_not_sent() -> None:
     path, body = body_of(endpoint(max_tokens=10))
     assert path == "/chat/completions"
-    assert body == {"model": "m", "messages": MESSAGES, "max_tokens": 10}
+    assert body == {"model": "m", "messages": MESSAGES, "max_tokens": 10, "stream": False}
+
+
+@pytest.mark.parametrize("api", ["chat_completions", "responses"])
+def test_a_reply_in_one_body_is_always_asked_for(api: str) -> None:
+    assert body_of(endpoint(api=api))[1]["stream"] is False
+    with pytest.raises(ConfigurationError, match=r"r\.extra_body=.*stream is always false"):
+        validated(RoleSettings, {"extra_body": {"stream": True}}, "r")
 
 
 def test_sampling_and_extra_body_override() -> None:
@@ -137,11 +144,20 @@ def test_a_refusal_without_words_is_one() -> None:
     assert reply_to(endpoint(), {"choices": [{"message": message}]}).finish_reason == "refusal"
 
 
+@pytest.mark.parametrize("fields", [None, {}, {"refusal": None}, {"refusal": ""}, [], "x"])
+def test_what_a_gateway_adds_beside_the_message_is_no_refusal(fields: Any) -> None:
+    message = {"content": "text", "provider_specific_fields": fields}
+    assert reply_to(endpoint(), {"choices": [{"message": message}]}).finish_reason == "stop"
+
+
 @pytest.mark.parametrize(
     "choice",
     [
         {"message": {"content": None, "refusal": "no"}, "finish_reason": "stop"},
         {"message": {"content": ""}, "finish_reason": "content_filter"},
+        # LiteLLM's way of handing a provider's refusal on.
+        {"message": {"content": "", "provider_specific_fields": {"refusal": "I cannot"}}},
+        {"message": {"content": "{}", "provider_specific_fields": {"refusal": True}}},
     ],
 )
 def test_a_refusal_has_its_own_finish_reason(choice: dict[str, Any]) -> None:
@@ -192,6 +208,8 @@ def test_a_200_without_a_reply_is_a_transport_fault(body: bytes) -> None:
         (500, b"", FailureKind.TRANSPORT, True, True),
         (503, b"", FailureKind.TRANSPORT, True, True),
         (401, b"", FailureKind.TRANSPORT, True, True),
+        (405, b"no such method", FailureKind.TRANSPORT, False, False),
+        (501, b"not implemented", FailureKind.TRANSPORT, False, False),
         (404, b"no such model", FailureKind.TRANSPORT, False, False),
         (302, b"", FailureKind.TRANSPORT, True, True),
         (400, b"bad temperature", FailureKind.TRANSPORT, False, False),

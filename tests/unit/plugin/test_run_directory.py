@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from algo.errors import ConfigurationError
-from algo.judge.ledger import Ledger
+from algo.judge.ledger import Spending
 from algo.judge.settings import BudgetSettings
 from ropd_verl import train
 from ropd_verl.run_directory import SUMMARY, open_run_directory
@@ -183,8 +183,10 @@ def test_a_recorded_configuration_that_is_no_yaml_is_another_one(tmp_path):
 
 def test_the_last_line_of_a_spent_budget_says_how_to_go_on(tmp_path):
     run = start(tmp_path)
-    ledger = Ledger(BudgetSettings(tokens=5), {}, tokens=7)
-    line = train._why_it_stopped(ledger.spent(), run, "ropd.judge.budget.tokens=5")
+    ledger = Spending(BudgetSettings(tokens=5), {}, tokens=7)
+    spent = ledger.spent()
+    assert spent is not None
+    line = train._why_it_stopped(spent, run, "ropd.judge.budget.tokens=5")
     assert line == (
         "stopped: the judge's budget is spent: 7 tokens in all starts of this run, and "
         "ropd.judge.budget.tokens is 5; to go on, raise it or set it to null, and change nothing "

@@ -72,6 +72,14 @@ def test_a_rows_distribution_does_not_depend_on_the_others(logits, values):
         assert torch.allclose(together[row], alone, atol=1e-6)
 
 
+def test_a_row_without_a_filter_keeps_its_rarest_token_beside_one_that_has_a_filter():
+    """The sum of the others is rounded to 1.0, which is no reason to leave it out."""
+    logits = torch.tensor([[-15.0, 2.0, 2.0, 2.0]] * 2)
+    log_probs = sampling_log_probs(logits, rows(params(), params(top_p=0.5)))
+    assert log_probs[0].isfinite().all()
+    assert not log_probs[1].isfinite().all()
+
+
 def test_rows_are_joined_and_picked_like_lists():
     first, second = [params(seed=1), params(seed=2, top_k=5)], [params(seed=3, temperature=0.2)]
     picked = rows(*first).followed_by(rows(*second)).rows(torch.tensor([2, 0]))

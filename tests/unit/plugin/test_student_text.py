@@ -49,6 +49,21 @@ R1 = CHAT + "{% if add_generation_prompt %}<a><think>\n{% endif %}"
 GEMMA = CHAT + "{% if add_generation_prompt %}<a>{% endif %}"
 
 
+@pytest.mark.parametrize("template", [QWEN3, R1, GEMMA])
+@pytest.mark.parametrize("thinks", [True, False])
+def test_the_runs_own_setting_goes_before_the_template(template: str, thinks: bool) -> None:
+    told = student_thinking(Tokenizer(template), {}, thinks)
+    assert rollout_of(Tokenizer(), [5, 1], EOS, told).thinks is thinks
+    assert student_thinking(Tokenizer(R1), {}, chosen_thinks=True) == "opened"
+
+
+def test_a_thought_that_the_prompt_opened_is_one() -> None:
+    opened = student_thinking(Tokenizer(R1), {})
+    rollout = rollout_of(Tokenizer(), [5, 6], EOS, opened)
+    assert (rollout.text, rollout.finished) == ("<think>5 6", False)
+    assert rollout.rule("judge") == "unclosed_think"
+
+
 @pytest.mark.parametrize(
     ("template", "chosen", "thinking"),
     [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from algo.thinking import Thinking, is_unclosed, thinking_of
+from algo.thinking import is_unclosed, thinking_of
 
 QWEN = "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %} </think>"
 ALWAYS = "{{ '<think>' }} </think>"
@@ -41,10 +41,3 @@ def test_a_mention_of_the_tag_is_no_thought() -> None:
     assert is_unclosed("<think>a</think>\n<think>b")
     assert not is_unclosed("use <think> to think")
     assert not is_unclosed("<think>a</think>use <think> to think")
-
-
-def test_a_text_that_the_prompt_began_within_a_thought() -> None:
-    assert Thinking.OPENED.is_open("so, 4")
-    assert not Thinking.ON.is_open("so, 4")
-    assert not Thinking.OPENED.is_open("so</think>4")
-    assert Thinking.OPENED.answer("so</think>4") == "4"

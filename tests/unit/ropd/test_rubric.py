@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -196,7 +197,7 @@ def test_the_message_names_the_place_for_the_repair_turn() -> None:
 
 
 def test_the_json_schemas_forbid_what_strict_mode_does_not_take() -> None:
-    def check(schema: dict[str, Any]) -> None:
+    def check(schema: Mapping[str, Any]) -> None:
         if schema["type"] == "object":
             assert schema["additionalProperties"] is False
             assert schema["required"] == list(schema["properties"])

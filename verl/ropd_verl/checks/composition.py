@@ -9,6 +9,7 @@ import contextlib
 import io
 import warnings
 from collections.abc import Iterable
+from typing import Any
 
 from hydra.errors import InstantiationException
 
@@ -144,8 +145,30 @@ def check_rollout(subject: Subject) -> Iterable[Finding]:
                 "actor_rollout_ref.rollout.name=transformers serves merged weights only; set "
                 "actor_rollout_ref.model.lora.merge=true"
             )
+    if subject.select("algorithm.rollout_correction.bypass_mode"):
+        _check_bypass(rollout)
     replicas = (subject.rollout_ranks or subject.train_ranks) // replica
     yield ok(f"{rollout.name}, {replicas} replica(s)")
+
+
+def _check_bypass(rollout: Any) -> None:
+    """The trainer may take the rollout's log-probabilities for its own where they are the same."""
+    fix = "set algorithm.rollout_correction.bypass_mode=false"
+    if rollout.name != "transformers":
+        raise ConfigurationError(
+            f"actor_rollout_ref.rollout.name={rollout.name} computes other log-probabilities than "
+            f"the trainer; {fix}"
+        )
+    if rollout.top_p != 1.0 or rollout.top_k > 0:
+        raise ConfigurationError(
+            f"actor_rollout_ref.rollout: top_p={rollout.top_p}, top_k={rollout.top_k} leave tokens "
+            f"out of the distribution sampled from, and the trainer's has them; {fix}"
+        )
+    if not rollout.calculate_log_probs:
+        raise ConfigurationError(
+            "actor_rollout_ref.rollout.calculate_log_probs=false and the trainer is to use the "
+            f"rollout's log-probabilities; {fix}"
+        )
 
 
 def check_mode(subject: Subject) -> Iterable[Finding]:
@@ -161,6 +184,11 @@ def check_mode(subject: Subject) -> Iterable[Finding]:
         yield warning(
             f"{subject.mode} trains on rollouts of older weights without correction",
             "set algorithm.rollout_correction.rollout_is=token, or choose mode=...",
+        )
+    if subject.mode != "sync" and subject.select("algorithm.rollout_correction.bypass_mode"):
+        yield warning(
+            f"{subject.mode} takes the log-probabilities of older weights for those it trains",
+            "choose mode=..., or set algorithm.rollout_correction.bypass_mode=false",
         )
     yield ok(subject.mode)
 

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from algo.methods.registry import ropd_settings
 from algo.ropd.settings import RopdSettings
+from ropd_verl import ray_cluster
 from ropd_verl.checks.shape import Shape, local_shape
 
 
@@ -89,7 +90,7 @@ class Subject:
     @property
     def on_cluster(self) -> bool:
         """Whether the run joins a Ray cluster that is running already."""
-        return bool(self.environ.get("RAY_ADDRESS") or self.select("ray_kwargs.ray_init.address"))
+        return ray_cluster.address(self.config, self.environ) is not None
 
     @property
     def makes_its_inputs(self) -> bool:

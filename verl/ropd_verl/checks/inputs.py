@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from pyarrow import ArrowException
 
 from algo.errors import ConfigurationError, TeacherIndexError
+from algo.grading.ground_truth import can_grade, known_sources, needs_math_verify
 from algo.methods.registry import method_of
 from algo.paths import absolute
 from algo.ropd.settings import RopdSettings
@@ -19,6 +20,7 @@ from ropd_verl.checks.finding import Finding, Subject, note, ok, warning
 
 TRAIN_COLUMNS = ("prompt", "data_source")
 VAL_COLUMNS = ("prompt", "data_source", "reward_model")
+_GRADED = ["data_source", "reward_model"]
 
 
 def example(subject: Subject) -> Iterable[Finding]:
@@ -44,7 +46,8 @@ def data(subject: Subject) -> Iterable[Finding]:
     config = subject.config
     train = check_data(config.data.train_files, "data.train_files", TRAIN_COLUMNS)
     if config.trainer.val_before_train or config.trainer.test_freq > 0:
-        check_data(config.data.val_files, "data.val_files", VAL_COLUMNS)
+        val = check_data(config.data.val_files, "data.val_files", VAL_COLUMNS)
+        check_gradable(val, "data.val_files")
     yield ok(f"{_rows(train):,} training prompts")
 
 
@@ -169,6 +172,32 @@ def check_data(files: str | Iterable[str] | None, key: str, columns: Iterable[st
         if header.metadata.num_rows == 0:
             raise ConfigurationError(f"{key}={path}: the file has no rows")
     return paths
+
+
+def check_gradable(paths: Iterable[Path], key: str) -> None:
+    """A rule grades every row: one that none does would end the run at its first validation."""
+    for path in paths:
+        for row, values in enumerate(pq.read_table(path, columns=_GRADED).to_pylist()):
+            source = values["data_source"]
+            if not isinstance(source, str) or not can_grade(source):
+                raise ConfigurationError(
+                    f"{key}={path}: no rule grades row {row}, whose data_source is {source!r}; "
+                    f"begin it with one of {', '.join(known_sources())} (`ropd data prepare ... "
+                    f"--data-source NAME`), leave such rows out of {key}, or validate never: "
+                    "trainer.test_freq=-1 and trainer.val_before_train=false"
+                )
+            truth = values["reward_model"]
+            truth = truth.get("ground_truth") if isinstance(truth, dict) else None
+            if truth is None or not str(truth).strip():
+                raise ConfigurationError(
+                    f"{key}={path}: row {row} has no reward_model.ground_truth to be graded by; "
+                    "`ropd data check --validation FILE` lists all such rows"
+                )
+            if needs_math_verify(source) and find_spec("math_verify") is None:
+                raise ConfigurationError(
+                    f"{key}={path}: grading {source!r} needs the package math-verify: install the "
+                    "extra `math` (pip install 'ropd[math]')"
+                )
 
 
 def check_teacher_index(

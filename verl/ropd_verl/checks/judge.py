@@ -8,11 +8,13 @@ from dataclasses import replace
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from algo.asking.extraction import InvalidReply
 from algo.errors import ConfigurationError
 from algo.judge.ledger import check_budget, read_ledger
 from algo.judge.preflight import check_judge, trial, unusable
-from algo.llm.endpoint import Request
-from algo.llm.http.wire import Fault
+from algo.llm.endpoint import Reply, Request
+from algo.llm.http.reading import OddBody, decoded
+from algo.llm.http.wire import CUT_OFF, REFUSED, Fault
 from algo.llm.scheduler import RequestScheduler
 from algo.llm.tasks import all_of
 from algo.methods.registry import roles_of
@@ -20,9 +22,10 @@ from algo.openai_env import ResolvedRole, resolve_roles
 from algo.paths import absolute
 from algo.ropd.pipeline import Ropd
 from algo.ropd.plan import Measured, fit_budget, highest_prices, plan_judge
-from algo.ropd.rubric import rubric_json_schema
+from algo.ropd.rubric import parse_rubric, rubric_json_schema
 from algo.ropd.settings import RopdSettings
 from algo.ropd.workload import workload_of
+from algo.thinking import after_thinking
 from ropd_verl.checks.finding import Finding, Subject, note, ok, warning
 
 QUESTION = Request(
@@ -128,6 +131,27 @@ async def _ask(role: ResolvedRole, scheduler: RequestScheduler) -> Finding:
         reply = await trial(role, scheduler, replace(QUESTION, response_format=schema))
     except Fault as fault:
         return await _blamed(role, scheduler, fault)
+    return _kept_to(role, reply)
+
+
+def _kept_to(role: ResolvedRole, reply: Reply) -> Finding:
+    """Whether the reply is what the schema allows: some servers accept one and do not heed it."""
+    name = role.endpoint.role
+    if reply.finish_reason == CUT_OFF:
+        return warning(
+            f"{name}: accepts a JSON schema; its reply ended at {role.prefix}.max_tokens="
+            f"{role.endpoint.settings.max_tokens} before it could be seen to keep to it",
+            f"raise {role.prefix}.max_tokens",
+        )
+    if reply.finish_reason == REFUSED:
+        return warning(f"{name}: declines to write under a JSON schema", "ask another model")
+    try:
+        parse_rubric(decoded(after_thinking(reply.text).encode()), (1, 1))
+    except (OddBody, InvalidReply) as broken:
+        return warning(
+            f"{name}: accepts a JSON schema and does not keep to it ({broken})",
+            f"set {role.prefix}.structured=text, by which replies are read with tolerance",
+        )
     return ok(f"{name}: takes a JSON schema ({reply.completion_tokens} tokens)")
 
 

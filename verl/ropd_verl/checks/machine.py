@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from algo.errors import ConfigurationError
 from algo.paths import absolute
+from ropd_verl import ray_cluster
 from ropd_verl.adapter import peft_missing
 from ropd_verl.checks.finding import Finding, Subject, note, ok, warning
 from ropd_verl.checks.memory import GB, checkpoint_gb, most_checkpoints, training_memory
@@ -173,27 +174,27 @@ def ray_cpus(subject: Subject) -> Iterable[Finding]:
 
 def check_ray_cpus(config: DictConfig) -> None:
     """A local Ray has CPUs for every actor; verl's trainer would wait for them without a word."""
-    ray_init = config.ray_kwargs.get("ray_init") or {}
-    if ray_init.get("address") or os.environ.get("RAY_ADDRESS"):
-        return  # the cluster's own resources count, and Ray reports what it lacks there
-    have = ray_init.get("num_cpus") or os.cpu_count() or 1
-    ranks = config.trainer.n_gpus_per_node * config.trainer.nnodes
-    if config.trainer.v1.trainer_mode == "separate_async":
-        rollout = config.actor_rollout_ref.rollout
-        ranks += rollout.nnodes * rollout.n_gpus_per_node
-    need = (
-        ranks * _CPUS_A_RANK
-        + config.actor_rollout_ref.rollout.agent.num_workers
-        + config.reward.num_workers
-        + config.transfer_queue.backend.SimpleStorage.num_data_storage_units
-        + _CPUS_BESIDE
-    )
+    if ray_cluster.address(config, os.environ) is not None:
+        return  # the cluster's own resources count: `ray_cluster.require`, once it is joined
+    have = (config.ray_kwargs.get("ray_init") or {}).get("num_cpus") or os.cpu_count() or 1
+    need = ray_cpus_needed(config)
     if have < need:
         raise ConfigurationError(
             f"Ray would have {have} CPUs and the run's actors ask for {need}: set "
             f"ray_kwargs.ray_init.num_cpus={need} (logical CPUs; they may exceed the machine's) or "
             "lower actor_rollout_ref.rollout.agent.num_workers"
         )
+
+
+def ray_cpus_needed(config: DictConfig) -> int:
+    """Ray CPUs that the run's actors hold."""
+    return (
+        ray_cluster.ranks(config) * _CPUS_A_RANK
+        + config.actor_rollout_ref.rollout.agent.num_workers
+        + config.reward.num_workers
+        + config.transfer_queue.backend.SimpleStorage.num_data_storage_units
+        + _CPUS_BESIDE
+    )
 
 
 def disk(subject: Subject) -> Iterable[Finding]:

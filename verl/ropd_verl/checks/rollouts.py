@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from algo.errors import ConfigurationError
+from algo.thinking import Thinking
 from ropd_verl.checks.finding import Finding, Subject, note, ok
 
 ESTIMATOR = "ropd_grpo"
@@ -49,12 +50,14 @@ def room(subject: Subject) -> Iterable[Finding]:
     tokenizer = AutoTokenizer.from_pretrained(model.path)
     if template := model.get("custom_chat_template"):
         tokenizer.chat_template = template
-    thinking = student_thinking(tokenizer, data.get("apply_chat_template_kwargs"))
-    yield ok(f"think tags in a response: {_MEANING[thinking.value]}, by its chat template")
+    chosen = subject.settings.rollouts.thinking
+    thinking = student_thinking(tokenizer, data.get("apply_chat_template_kwargs"), chosen)
+    by = "its chat template" if chosen is None else "ropd.rollouts.thinking"
+    yield ok(f"think tags in a response: {_MEANING[thinking]}, by {by}")
 
 
 _MEANING = {
-    "off": "the student's own text, shown to the judge",
-    "on": "thinking, where a response begins with it",
-    "opened": "thinking, which the prompt opens",
+    Thinking.OFF: "the student's own text, shown to the judge",
+    Thinking.ON: "thinking, where a response begins with it",
+    Thinking.OPENED: "thinking, which the prompt opens",
 }

@@ -142,7 +142,10 @@ def _filtered(scaled: torch.Tensor, rows: RowSampling) -> torch.Tensor:
     probabilities = ordered.softmax(dim=-1)
     # A token stays when the mass before it has not reached top_p, so the likeliest always stays.
     before = probabilities.cumsum(dim=-1) - probabilities
-    ordered = ordered.masked_fill((before >= rows.top_p[:, None]) & (rank > 0), -torch.inf)
+    top_p = rows.top_p[:, None]
+    # At 1.0 nothing is left out, though the sum before a rare token may be rounded up to it.
+    beyond = (before >= top_p) & (top_p < 1.0) & (rank > 0)
+    ordered = ordered.masked_fill(beyond, -torch.inf)
     return torch.empty_like(ordered).scatter_(1, order, ordered)
 
 

@@ -1,0 +1,129 @@
+"""What refusals say of a server, in virtual time: full, by chance, or an allowance used up.
+
+Servers are generated; a law that holds for the few that somebody thought of is none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from algo.errors import FailureKind, JudgeFailure
+from algo.llm.endpoint import Endpoint, Request
+from algo.llm.scheduler import RequestScheduler
+from algo.llm.settings import LimitsSettings, RoleSettings
+from tests.builders.virtual_time import run
+from tests.fakes.simulated_server import (
+    SimulatedServer,
+    by_chance,
+    by_the_minute,
+    lognormal,
+)
+
+ENDPOINT = Endpoint("judge", "m", "http://h/v1", RoleSettings())
+
+
+class Round(NamedTuple):
+    wall_s: float
+    refused: float
+    """Refused requests a good one."""
+    peak: int
+    """The most at work at once."""
+    failed_at: list[float]
+
+
+def rounds_of(server: SimulatedServer, requests: int, rounds: int, seed: int = 0) -> list[Round]:
+    async def main() -> list[Round]:
+        now = asyncio.get_running_loop().time
+        done: list[Round] = []
+        async with RequestScheduler(LimitsSettings(), server, random.Random(seed)) as scheduler:
+
+            async def ask(prompt: str) -> None:
+                try:
+                    await scheduler.complete(ENDPOINT, Request([{"content": prompt}]))
+                except JudgeFailure:
+                    failed_at.append(now() - began)
+
+            for _ in range(rounds):
+                began, server.refused, server.peak = now(), 0, 0
+                failed_at: list[float] = []
+                await asyncio.gather(*(ask(f"{n}") for n in range(requests)))
+                wall_s = now() - began
+                done.append(Round(wall_s, server.refused / requests, server.peak, failed_at))
+        return done
+
+    return run(main())
+
+
+servers = st.fixed_dictionaries(
+    {
+        "capacity": st.integers(4, 48),
+        "sigma": st.sampled_from([0.0, 0.1, 0.35, 0.7]),
+        "refusal_s": st.sampled_from([0.0, 0.005, 0.05]),
+        "retry_after_s": st.sampled_from([None, 0.2]),
+        "seed": st.integers(0, 999),
+    }
+)
+
+
+def made(
+    capacity: int, sigma: float, refusal_s: float, retry_after_s: float | None, seed: int
+) -> SimulatedServer:
+    return SimulatedServer(
+        capacity=capacity,
+        latency_s=lognormal(1.0, seed, sigma),
+        refusal_s=refusal_s,
+        retry_after_s=retry_after_s,
+    )
+
+
+@settings(max_examples=20, deadline=None)
+@given(servers)
+def test_a_full_server_costs_little_more_than_its_bound(drawn: dict[str, object]) -> None:
+    server = made(**drawn)  # type: ignore[arg-type]
+    requests = 12 * server.capacity
+    worked: list[float] = []
+    draw = server.latency_s
+    server.latency_s = lambda: worked.append(draw()) or worked[-1]
+    for number, each in enumerate(rounds_of(server, requests, rounds=3)):
+        seconds = worked[number * requests : (number + 1) * requests]
+        assert each.wall_s < 1.2 * (sum(seconds) / server.capacity + max(seconds))
+        assert number == 0 or each.refused < 0.3
+        assert not each.failed_at
+
+
+@settings(max_examples=20, deadline=None)
+@given(servers, st.floats(0.0, 0.4))
+def test_refusals_by_chance_are_not_taken_for_a_full_server(
+    drawn: dict[str, object], share: float
+) -> None:
+    server = made(**drawn)  # type: ignore[arg-type]
+    server.admits = by_chance(share, server.capacity)
+    for each in rounds_of(server, 12 * server.capacity, rounds=3)[1:]:
+        assert each.peak >= min(server.capacity, 64) // 2
+        assert not each.failed_at
+
+
+@pytest.mark.parametrize("most", [60, 120, 200])
+@pytest.mark.parametrize("seed", range(3))
+def test_an_allowance_a_minute_is_waited_for(most: int, seed: int) -> None:
+    server = SimulatedServer(latency_s=lognormal(1.0, seed), admits=by_the_minute(most))
+    (done,) = rounds_of(server, 300, rounds=1, seed=seed)
+    assert not done.failed_at
+    assert done.wall_s < 60.0 * (300 // most + 2)
+
+
+def test_one_prompt_that_is_always_refused_fails_alone() -> None:
+    def poison(prompt: str) -> FailureKind | None:
+        return FailureKind.RATE_LIMIT if prompt == "3" else None
+
+    server = SimulatedServer(latency_s=lognormal(1.0, 1), poison=poison)
+    for each in rounds_of(server, 256, rounds=2):
+        assert len(each.failed_at) == 1
+        assert each.failed_at[0] < 150.0
+        assert each.peak >= 64
