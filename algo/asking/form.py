@@ -38,12 +38,18 @@ class Form(Generic[Read]):
     values: Mapping[str, str] = field(default_factory=dict)
     """The method's own words for further placeholders."""
 
-    def query(self, question: str, answers: Mapping[str, Sequence[Block]]) -> Query[Read]:
-        """The question with `answers` by placeholder; raises `JudgeFailure(context_overflow)`."""
+    def query(
+        self, question: str, answers: Mapping[str, Sequence[Block]], nonce: str | None = None
+    ) -> Query[Read]:
+        """The question with `answers` by placeholder; raises `JudgeFailure(context_overflow)`.
+
+        Queries under one `nonce` begin with the same bytes as far as they show the same, which a
+        server's prefix cache serves; it is drawn over all their texts then (`draw_nonce`).
+        """
         inert = self.window.inert
         question = inert(question)
         texts = [inert(block.text) for blocks in answers.values() for block in blocks]
-        nonce = draw_nonce([question, *texts])
+        nonce = nonce or draw_nonce([question, *texts])
         (call,) = self.window.plan([self.template.text, question], texts, nonce)
         fitted = iter(call.texts)
         shown = {

@@ -101,14 +101,21 @@ def _merge(shards: Path, out: Path, config: Mapping[str, Any]) -> None:
 def _facts(run: Path, step: int, config: Mapping[str, Any]) -> Any:
     from importlib.metadata import version
 
+    from algo.methods.registry import is_judged, load_settings, method_of
     from algo.runs.model_card import CardFacts
 
-    teachers, provenance = _index(config["ropd"]["teacher_index"])
+    settings = load_settings(config["ropd"])
+    method = method_of(settings)
+    used = method.needs_teachers(settings)
+    teachers, provenance = _index(config["ropd"]["teacher_index"] if used else None)
     return CardFacts(
         run="/".join(run.resolve().parts[-2:]),
+        method=method.name,
+        about=method.about,
         step=step,
         config=config,
-        roles=_roles(run / "journal"),
+        roles=_roles(run / "journal") if is_judged(settings) else {},
+        teachers_used=used,
         teachers=teachers,
         provenance=provenance,
         figures=_figures(run, step),
@@ -144,7 +151,7 @@ def _roles(journal: Path) -> Mapping[str, Mapping[str, Any]] | None:
 
 
 def _figures(run: Path, step: int) -> dict[str, float | int | None]:
-    from algo.runs.summary import accuracies, read_metrics
+    from algo.runs.summary import accuracies, read_metrics, rewards
 
     steps = read_metrics(sorted((run / "metrics").glob("*.jsonl")))
     until = {number: data for number, data in steps.items() if number <= step}
@@ -152,10 +159,11 @@ def _figures(run: Path, step: int) -> dict[str, float | int | None]:
     for label, greedy in (("validation accuracy, sampled", False), ("greedy", True)):
         found = accuracies(until, greedy=greedy)
         figures |= {f"{label}, step {n}": v for n, v in found.items() if n in (0, max(found))}
-    judged = [data for data in until.values() if "ropd/reward_mean" in data]
+    if rewarded := list(rewards(until).values()):
+        figures["mean reward, first step"] = rewarded[0]
+        figures["mean reward, last step"] = rewarded[-1]
+    judged = [data for data in until.values() if "ropd/groups_judged" in data]
     if judged:
-        figures["mean reward, first step"] = judged[0]["ropd/reward_mean"]
-        figures["mean reward, last step"] = judged[-1]["ropd/reward_mean"]
         figures["groups judged"] = int(sum(d["ropd/groups_judged"] for d in judged))
         figures["groups failed and replaced"] = int(sum(d["ropd/groups_failed"] for d in judged))
     return figures

@@ -12,8 +12,9 @@ from algo.cli.doctor import ConfigName, Overrides
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from algo.judge.plan import Measured, Stages, Workload
+    from algo.judge.signal import Signal
     from algo.llm.settings import PricesSettings
-    from algo.ropd.plan import Measured, Workload
     from algo.ropd.settings import RopdSettings
 
 _CONFIG_NAME = "ropd"
@@ -62,36 +63,43 @@ def plan(
     Texts' lengths are assumptions until a run has measured them (--run).
     """
     from algo.errors import ConfigurationError
-    from algo.methods.registry import ropd_settings
-    from algo.ropd.pipeline import Ropd
-    from algo.ropd.plan import Measured, measured_in
-    from algo.ropd.workload import TextLengths, workload_of
+    from algo.judge.plan import Measured, measured_in
+    from algo.judge.workload import TextLengths, workload_of
+    from algo.methods.registry import method_of, ropd_settings
     from algo.runs.summary import read_metrics
 
     config = _config(run, config_name, overrides or [])
     settings = ropd_settings(config)
-    if settings.method.name != Ropd.name:
-        raise ConfigurationError(
-            f"ropd.method.name={settings.method.name}: `ropd plan` knows the calls of {Ropd.name} "
-            f"alone; set method={Ropd.name}"
-        )
+    method = method_of(settings)
     lengths = TextLengths(answer_tokens, question_tokens, rubric_tokens, verdict_tokens)
     load = workload_of(config, settings, lengths)
+    stages = method.stages(settings, load)
+    if stages is None:
+        raise ConfigurationError(
+            f"ropd.method.name={method.name} does not say what it asks of its judge: its class "
+            "lacks `stages` (docs/methods.md)"
+        )
+    roles = [stage.role for stage in stages]
+    given = {"rubricator": rubricator_s, "verifier": verifier_s}
     if run is not None:
         files = sorted((run / "metrics").glob("*.jsonl"))
-        measured = measured_in(list(read_metrics(files).values()))
-    elif rubricator_s is None or verifier_s is None:
+        measured = measured_in(list(read_metrics(files).values()), roles)
+    elif missing := [f"--{role}-s" for role in roles if given[role] is None]:
         raise ConfigurationError(
-            "give --rubricator-s and --verifier-s (seconds of one reply), or --run DIR to take "
-            "them from a run's metrics"
+            f"give {' and '.join(missing)} (seconds of one reply), or --run DIR to take "
+            "the times from a run's metrics"
         )
     else:
-        measured = Measured(rubricator_s, verifier_s, rollout_s=rollout_s, train_s=train_s)
-    prices = _prices(settings, price_input, price_output)
+        reply_s = {role: seconds for role in roles if (seconds := given[role]) is not None}
+        measured = Measured(reply_s, rollout_s=rollout_s, train_s=train_s)
+    prices = _prices(method, settings, price_input, price_output)
+    concurrency = settings.judge.limits.concurrency
     for line in (
-        *_judge_lines(load, measured, prices, settings),
-        *_step_lines(load, measured, prices, settings.judge.limits.concurrency),
-        *_disk_lines(load, config, parameters),
+        f"run         {load.steps} steps x {load.prompts} prompts x {load.rollouts} rollouts",
+        f"method      {method.name}: {method.summary(settings)}",
+        *_judge_lines(load, stages, measured, prices, settings),
+        *_step_lines(load, stages, measured, prices, concurrency),
+        *_disk_lines(load, stages, method.needs_teachers(settings), config, parameters),
     ):
         typer.echo(line)
 
@@ -122,22 +130,31 @@ def _config(run: Path | None, config_name: str, overrides: list[str]) -> DictCon
 
 
 def _prices(
-    settings: RopdSettings, price_input: float | None, price_output: float | None
+    method: type[Signal[RopdSettings]],
+    settings: RopdSettings,
+    price_input: float | None,
+    price_output: float | None,
 ) -> PricesSettings:
-    """The given prices, else the higher of the two roles' configured ones."""
-    from algo.ropd.plan import highest_prices
+    """The given prices, else the highest of the roles' configured ones."""
+    from algo.judge.plan import highest_prices
 
     given = {"input": price_input, "output": price_output}
-    prices = highest_prices(settings)
+    prices = highest_prices(method.roles(settings))
     return prices.model_copy(update={key: v for key, v in given.items() if v is not None})
 
 
 def _judge_lines(
-    load: Workload, measured: Measured, prices: PricesSettings, settings: RopdSettings
+    load: Workload,
+    stages: Stages,
+    measured: Measured,
+    prices: PricesSettings,
+    settings: RopdSettings,
 ) -> list[str]:
-    from algo.ropd.plan import calls_of_group, fit_budget, plan_judge
+    from algo.judge.plan import fit_budget, plan_judge
 
-    calls, judge = calls_of_group(load), plan_judge(load, measured, prices)
+    if not stages:
+        return ["calls       none: no judge is asked"]
+    judge = plan_judge(load, stages, measured, prices)
     taken_from = "estimated" if measured.tokens_in is None else "measured"
     cost = (
         f"{judge.cost_per_step:,.2f} a step, {judge.cost_per_run:,.0f} a run "
@@ -145,11 +162,10 @@ def _judge_lines(
         if prices.input or prices.output
         else "no prices given"
     )
+    asked = " and ".join(f"{stage.calls} {stage.role.capitalize()}" for stage in stages)
     return [
-        f"run         {load.steps} steps x {load.prompts} prompts x {load.rollouts} rollouts, "
-        f"m={load.teacher_answers}, {load.rubric_mode} rubric, {load.verification_mode}",
-        f"calls       {judge.calls_per_step} a step ({calls.rubricator} Rubricator and "
-        f"{calls.verifier} Verifier a group), {judge.calls_per_step * load.steps:,} a run",
+        f"calls       {judge.calls_per_step} a step ({asked} a group), "
+        f"{judge.calls_per_step * load.steps:,} a run",
         f"tokens      a step {_millions(judge.tokens_in_per_step)} in, "
         f"{_millions(judge.tokens_out_per_step)} out; a run "
         f"{_millions(judge.tokens_in_per_step * load.steps)} in, "
@@ -167,16 +183,19 @@ def _millions(tokens: float) -> str:
 
 
 def _step_lines(
-    load: Workload, measured: Measured, prices: PricesSettings, concurrency: int
+    load: Workload, stages: Stages, measured: Measured, prices: PricesSettings, concurrency: int
 ) -> list[str]:
-    from algo.ropd.plan import bound_step, plan_judge
+    from algo.judge.plan import bound_step, plan_judge
 
-    judge = plan_judge(load, measured, prices)
+    judge = plan_judge(load, stages, measured, prices)
     lines = []
     for mode in ("sync", "colocate_async", "separate_async"):
         bound = bound_step(judge, measured, mode, concurrency)
         if bound is None:
             return ["step        give --rollout-s and --train-s for its time"]
+        if not stages:
+            lines.append(f"step        {mode}: at least {bound.step_s:,.1f} s")
+            continue
         hidden = "all but the tail" if mode == "sync" else "judging"
         lines.append(
             f"step        {mode}: at least {bound.step_s:,.1f} s, {bound.visible_s:,.1f} s of it "
@@ -185,8 +204,10 @@ def _step_lines(
     return lines
 
 
-def _disk_lines(load: Workload, config: DictConfig, billions: float | None) -> list[str]:
-    from algo.ropd.plan import plan_disk
+def _disk_lines(
+    load: Workload, stages: Stages, teachers: bool, config: DictConfig, billions: float | None
+) -> list[str]:
+    from algo.judge.plan import plan_disk
     from ropd_verl.checks.memory import checkpoint_gb
     from ropd_verl.checks.shape import Shape, local_shape
 
@@ -205,6 +226,8 @@ def _disk_lines(load: Workload, config: DictConfig, billions: float | None) -> l
     shape = shape.with_lora(model.get("lora_rank", 0))
     disk = plan_disk(
         load,
+        stages,
+        teachers=teachers,
         checkpoint_gb=checkpoint_gb(shape),
         save_every=config.trainer.save_freq,
         keep=config.trainer.get("max_actor_ckpt_to_keep"),

@@ -1,4 +1,4 @@
-r"""Grades finished answers against ground truth, for validation and for statistics; never a reward.
+r"""Grades finished answers against ground truth: validation, statistics, the reward of RLVR alone.
 
 `grade` looks at the text after the last ``</think>`` only, and gives 1.0 for a right final answer
 and 0.0 for anything else: a wrong one, none, thinking that never ended, an expression that cannot

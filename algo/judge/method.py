@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from statistics import fmean
 from time import perf_counter
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Protocol, Self
 from uuid import uuid4
 
 from pydantic import TypeAdapter
@@ -39,13 +39,11 @@ from algo.asking.query import Judge, Transcript
 from algo.asking.templates import PromptTemplate
 from algo.errors import FailureKind, JudgeFailure, MethodError, TeacherMissing
 from algo.judge.group import Group, Rule, Unfinished, rules_of
-from algo.judge.settings import EngineSettings
+from algo.judge.signal import SettingsT, Signal
 from algo.llm.scheduler import RequestScheduler
-from algo.llm.settings import RoleSettings, Settings
+from algo.llm.settings import RoleSettings
 from algo.openai_env import ResolvedRole
 from algo.teacher.teacher_index import TeacherAnswer
-
-SettingsT = TypeVar("SettingsT", bound=EngineSettings)
 
 
 class Panel(ABC):
@@ -64,6 +62,10 @@ class Panel(ABC):
     def teacher_scores(self) -> tuple[float, ...]:
         """The same for each teacher answer that was judged beside them, if any was."""
         return ()
+
+    def spelled(self) -> tuple[str, ...]:
+        """How each of `scores` came about, for a reader: `7 of 10 = 0.700`."""
+        return tuple(f"{score:.3f}" for score in self.scores())
 
     def record(self) -> dict[str, Any]:
         """What the journal keeps: JSON values from which `of` makes the panel anew.
@@ -226,24 +228,18 @@ class Resources:
         return Counter(answer.shown for answer in stored)
 
 
-class Method(ABC, Generic[SettingsT]):
+class Method(Signal[SettingsT]):
     """How a group is judged: the base class of every judged method.
 
     A subclass is made once a run, as `cls(settings, resources)`. B prompts a step, n rollouts a
-    prompt, m teacher answers and K criteria are what the letters stand for throughout.
+    prompt, m teacher answers and K criteria are what the letters stand for throughout. Its
+    `metrics` are what `figures` and `drain_metrics` report.
     """
 
-    name: ClassVar[str]
-    """Stands in `ropd.method.name`, in the registry and in every record."""
     panel: ClassVar[type[Panel]]
     """What `panels` gives; its `of` reads a record's panels back."""
-    options: ClassVar[type[Settings]] = Settings
-    """The type of the keys beside `ropd.method.name`, which `settings.method.read(options)` gives;
-    the base takes none."""
     note: Note
     """The engine's; it is there once the method is made."""
-    metrics: ClassVar[Mapping[str, str]] = {}
-    """What `figures` and `drain_metrics` report: name under `ropd/`, and what it says."""
 
     @abstractmethod
     def __init__(self, settings: SettingsT, resources: Resources) -> None: ...
@@ -257,13 +253,6 @@ class Method(ABC, Generic[SettingsT]):
     def needs_teachers(cls, settings: SettingsT) -> bool:
         """Whether the teacher index is opened; `True` unless a method says otherwise."""
         return True
-
-    @classmethod
-    def summary(cls, settings: SettingsT) -> str:
-        """How the method is set, on one line, for whoever starts a run."""
-        asked = f"asks {' and '.join(cls.roles(settings))}"
-        m = settings.teacher_answers
-        return f"{asked}, m={m} teacher answers" if cls.needs_teachers(settings) else asked
 
     @abstractmethod
     async def panels(self, judgement: Judgement) -> Sequence[Panel]:

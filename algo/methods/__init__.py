@@ -1,1 +1,1 @@
-"""The judged methods beside ROPD, one file each, and the registry that names them all."""
+"""The methods beside ROPD, one file each, and the registry that names them all."""

@@ -1,13 +1,13 @@
 """One journal record laid out for the page: pure functions from a record to what is shown of it.
 
-Rewards are shown as recorded, beside what the booleans give. Texts are cut to a limit, never
+Rewards are shown as recorded, beside what the evidence gives. Texts are cut to a limit, never
 interpreted.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from typing import Any, Final
@@ -18,7 +18,7 @@ from algo.judge.record import COMMON_KEYS, recorded_rollout, sha256
 from algo.judge.replay import method_of, replay_record
 from algo.methods.registry import METHODS
 from algo.report.text import Excerpt, excerpt
-from algo.ropd.rubric import Criterion, Rubric, Verdict, weighted_pass_rate
+from algo.ropd.rubric import Criterion, Verdict, weighted_pass_rate
 from algo.ropd.scoring import RubricPanel
 from algo.thinking import without_thinking
 
@@ -67,9 +67,10 @@ class PanelView:
 
 @dataclass(frozen=True)
 class EvidenceView:
-    """A panel of a method that writes no rubric: its students' scores and what was recorded."""
+    """A panel of a method without rubrics: how its scores came about, and what was recorded."""
 
-    scores: tuple[tuple[str, float], ...]
+    scores: tuple[tuple[str, str], ...]
+    """(the rollouts that have it, the score spelled out)."""
     evidence: Excerpt
 
 
@@ -80,7 +81,7 @@ class RolloutView:
     """The recorded reward, which the run used."""
     recomputed: float
     sum: str | None
-    """The reward spelled out from its criteria, where it has any."""
+    """The reward spelled out from its evidence, where it has any."""
     rule: str | None
     rule_meaning: str | None
     missed: tuple[Criterion, ...]
@@ -155,20 +156,13 @@ def view(
         exact=replayed is None or replayed.exact,
         panels=tuple(_panel(panel, limit) for panel in rubrics),
         evidence=tuple(_evidence(panel, limit) for panel in others),
-        rollouts=_rollouts(record, rubrics, recomputed, limit),
+        rollouts=_rollouts(record, panels, recomputed, limit),
         teachers=_teachers(record, teacher_texts, limit),
         calls=tuple(_call(call, limit) for call in record["calls"]),
         failure=failure,
         failure_message=excerpt(failure["message"], limit) if failure else None,
         setup=tuple(_setup(record)),
     )
-
-
-def spelled_sum(rubric: Rubric, verdict: Verdict) -> str:
-    """The weighted pass rate as a sum, e.g. `5+3 of 11 = 0.727` (Eq. 4)."""
-    points = "+".join(str(criterion.points) for criterion in compress(rubric.criteria, verdict))
-    score = weighted_pass_rate(rubric, verdict)
-    return f"{points or '0'} of {rubric.total} = {score:.3f}"
 
 
 def _panel(panel: RubricPanel, limit: int) -> PanelView:
@@ -186,9 +180,12 @@ def _panel(panel: RubricPanel, limit: int) -> PanelView:
 
 
 def _evidence(panel: Panel, limit: int) -> EvidenceView:
-    labels = [f"R{index + 1}" for index in panel.students]
-    written = json.dumps(panel.record(), indent=1, ensure_ascii=False)
-    return EvidenceView(tuple(zip(labels, panel.scores(), strict=True)), excerpt(written, limit))
+    by_score: dict[str, list[str]] = {}
+    for index, spelled in zip(panel.students, panel.spelled(), strict=True):
+        by_score.setdefault(spelled, []).append(f"R{index + 1}")
+    scores = tuple((", ".join(labels), spelled) for spelled, labels in by_score.items())
+    written = json.dumps(panel.record(), ensure_ascii=False)
+    return EvidenceView(scores, excerpt(written, limit))
 
 
 def _setup(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -225,50 +222,67 @@ def _columns(panel: RubricPanel) -> tuple[AnswerColumn, ...]:
 
 def _rollouts(
     record: Mapping[str, Any],
-    panels: Sequence[RubricPanel],
+    panels: Sequence[Panel],
     recomputed: Sequence[float],
     limit: int,
 ) -> tuple[RolloutView, ...]:
     """The judged rollouts; those of a failed group have no reward and are left to the journal."""
     if not recomputed:
         return ()
-    seat = {
-        index: (panel.rubric, verdict)
+    sums = {
+        index: spelled
         for panel in panels
-        for index, verdict in zip(panel.students, panel.student_verdicts, strict=True)
+        for index, spelled in zip(panel.students, panel.spelled(), strict=True)
     }
+    missed = _missed(panel for panel in panels if isinstance(panel, RubricPanel))
     return tuple(
         _rollout(
-            index, record["rollouts"][index], rule, score, recomputed[index], seat.get(index), limit
+            index,
+            record["rollouts"][index],
+            rule,
+            (score, recomputed[index]),
+            sums.get(index),
+            missed.get(index, ()),
+            limit,
         )
         for index, (score, rule) in enumerate(zip(record["scores"], record["rules"], strict=True))
     )
+
+
+def _missed(panels: Iterable[RubricPanel]) -> dict[int, tuple[Criterion, ...]]:
+    """By rollout, the criteria that it does not satisfy."""
+    return {
+        index: tuple(
+            criterion
+            for criterion, satisfied in zip(panel.rubric.criteria, verdict, strict=True)
+            if not satisfied
+        )
+        for panel in panels
+        for index, verdict in zip(panel.students, panel.student_verdicts, strict=True)
+    }
 
 
 def _rollout(
     index: int,
     rollout: Mapping[str, Any],
     rule: str | None,
-    score: float,
-    recomputed: float,
-    judged: tuple[Rubric, Verdict] | None,
+    scores: tuple[float, float],
+    spelled: str | None,
+    missed: tuple[Criterion, ...],
     limit: int,
 ) -> RolloutView:
+    """`scores` as recorded and as recomputed."""
     recorded = recorded_rollout(rollout)
     answer = without_thinking(recorded.text, recorded.thinks)
     thinking = recorded.text[: len(recorded.text) - len(answer)]
-    missed: list[Criterion] = []
-    if judged is not None:
-        pairs = zip(judged[0].criteria, judged[1], strict=True)
-        missed = [criterion for criterion, satisfied in pairs if not satisfied]
     return RolloutView(
         label=f"R{index + 1}",
-        score=score,
-        recomputed=recomputed,
-        sum=None if judged is None else spelled_sum(*judged),
+        score=scores[0],
+        recomputed=scores[1],
+        sum=spelled,
         rule=rule,
         rule_meaning=None if rule is None else _RULES.get(rule),
-        missed=tuple(missed),
+        missed=missed,
         thinking=excerpt(thinking, limit) if thinking else None,
         thinking_length=len(thinking),
         answer=excerpt(answer, limit),

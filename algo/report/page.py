@@ -46,9 +46,9 @@ def write_report(
     `JournalError`, `TeacherIndexError` or `ConfigurationError`.
     """
     journal = run_dir / "journal" if (run_dir / "journal").is_dir() else run_dir
-    census = take_census(journal)
-    selection = select(census, steps, groups)
     facts = read_facts(run_dir)
+    census = take_census(journal) if facts.judged else Census((), {})
+    selection = select(census, steps, groups)
     records = records_at(journal, (entry.position for entry in selection.entries))
     texts = teacher_texts(journal, facts.teacher_index, records.values())
     page = fitted(census, selection, facts, records, texts, int(max_mb * 1e6))
@@ -98,7 +98,11 @@ def _render(
     def views(entries: Sequence[Entry]) -> list[GroupView]:
         return [view(entry.position, records[entry.position], texts, limit) for entry in entries]
 
-    rewards = {"reward (mean of the judged rollouts)": census.mean_rewards()}
+    rewards = (
+        {"reward (mean of the judged rollouts)": census.mean_rewards()}
+        if facts.judged
+        else {"reward (mean of the rollouts)": facts.rewards}
+    )
     latencies = [entry.latency_s for entry in census.entries]
     return _template().render(
         facts=facts,

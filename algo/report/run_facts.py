@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,10 +16,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from algo.errors import ConfigurationError
+from algo.methods.registry import SIGNALS
 from algo.paths import absolute
+from algo.ropd.pipeline import Ropd
 from algo.runs.configuration import CONFIG, recorded_config, unreadable
 from algo.runs.step_times import StepTimes, step_times
-from algo.runs.summary import accuracies, read_metrics
+from algo.runs.summary import Steps, accuracies, read_metrics, rewards
 
 _FIGURES: Final[Mapping[str, str]] = {
     "accuracy_before": "accuracy before, sampled",
@@ -49,8 +51,11 @@ _SETTINGS: Final = (
     "trainer.total_training_steps",
     "trainer.v1.trainer_mode",
     "seed",
+    "ropd.method.name",
+    "ropd.method.reference",
     "ropd.teacher_answers",
     "ropd.rubric.mode",
+    "ropd.rubric.weights",
     "ropd.rubric.min_criteria",
     "ropd.rubric.max_criteria",
     "ropd.verification.mode",
@@ -71,19 +76,30 @@ class RunFacts:
     accuracies: Mapping[str, Mapping[int, float]]
     times: StepTimes | None = None
     teacher_index: Path | None = None
+    method: str = Ropd.name
+    rewards: Mapping[int, float] = field(default_factory=dict)
+    """Mean reward of a step, as trained on."""
+
+    @property
+    def judged(self) -> bool:
+        """Whether the method asks a judge, and so keeps a journal."""
+        return self.method not in SIGNALS
 
 
 def read_facts(run_dir: Path) -> RunFacts:
     """Raises `ConfigurationError` where a file of the run cannot be read."""
     config = _config(run_dir)
-    accuracies, times = _measured(run_dir / "metrics")
+    steps = read_metrics(sorted((run_dir / "metrics").glob("*.jsonl")))
+    method = config.get("ropd.method.name", Ropd.name)
     return RunFacts(
         name="/".join(run_dir.resolve().parts[-2:]),
         figures=_figures(run_dir / "summary.json"),
         settings=tuple((key, _setting(config[key])) for key in _SETTINGS if key in config),
-        accuracies=accuracies,
-        times=times,
+        accuracies=_accuracies(steps),
+        times=step_times(steps),
         teacher_index=_existing(config.get(_TEACHER_INDEX)),
+        method=method,
+        rewards=rewards(steps),
     )
 
 
@@ -111,7 +127,15 @@ def _config(run_dir: Path) -> Mapping[str, Any]:
         found = {key: OmegaConf.select(config, key) for key in (*_SETTINGS, _TEACHER_INDEX)}
     except OmegaConfBaseException as error:
         raise unreadable(file, error) from None
-    return {key: value for key, value in found.items() if value is not None}
+    method = found.get("ropd.method.name") or Ropd.name
+    return {key: value for key, value in found.items() if value is not None and _is_of(method, key)}
+
+
+def _is_of(method: str, key: str) -> bool:
+    """Whether the method reads a setting of the page at all."""
+    if key.startswith(("ropd.rubric.", "ropd.verification.")):
+        return method == Ropd.name
+    return method not in SIGNALS or not key.startswith("ropd.teacher_")
 
 
 def _existing(configured: str | None) -> Path | None:
@@ -121,17 +145,13 @@ def _existing(configured: str | None) -> Path | None:
     return index if index.is_file() else None
 
 
-def _measured(folder: Path) -> tuple[Mapping[str, Mapping[int, float]], StepTimes | None]:
-    """Accuracies and times from the trainer's metric files."""
-    files = sorted(folder.glob("*.jsonl"))
-    if not files:
-        return {}, None
-    steps = read_metrics(files)
-    shares = {
+def _accuracies(steps: Steps) -> Mapping[str, Mapping[int, float]]:
+    if not steps:
+        return {}
+    return {
         "accuracy, sampled (held out)": accuracies(steps, greedy=False),
         "accuracy, greedy (held out)": accuracies(steps, greedy=True),
     }
-    return shares, step_times(steps)
 
 
 def _setting(value: Any) -> str:

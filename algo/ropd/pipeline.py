@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from algo.asking.context import estimated_tokens
 from algo.asking.templates import PromptTemplate
 from algo.judge.engine import Engine, open_engine
 from algo.judge.group import Group, Rollout, Rule
 from algo.judge.method import Judgement, Method, Resources, ScoredGroup, TeacherAnswers
+from algo.judge.plan import StageCalls, Workload
 from algo.llm.settings import RoleSettings
 from algo.llm.tasks import all_of
 from algo.ropd.client import Rubricator, Verifier, nonce_key
 from algo.ropd.probes import PROBE_METRICS, Prober
+from algo.ropd.prompts import load_rubricator_template, load_verifier_template
 from algo.ropd.scoring import METRICS, Pool, RubricPanel, panel_figures, shuffle_key
 from algo.ropd.settings import RopdSettings
 
@@ -36,6 +39,11 @@ class Ropd(Method[RopdSettings]):
     """
 
     name = "ropd"
+    about = (
+        "Rubric-based on-policy distillation ([arXiv 2605.07396](https://arxiv.org/abs/2605.07396))"
+        ": a Rubricator contrasts the student's rollouts with stored teacher answers, a Verifier "
+        "judges every answer against the rubric, and the weighted pass rate is the reward of GRPO."
+    )
     panel = RubricPanel
     metrics = METRICS | PROBE_METRICS
 
@@ -55,6 +63,8 @@ class Ropd(Method[RopdSettings]):
         rubric = await self._rubricator.write(
             x, teachers, answers, said, judgement.votes
         )  # C_x (Eq. 2)
+        if self._rubric.weights == "equal":
+            rubric = rubric.unweighted()
 
         seed, occurrence = self._verification.seed, judgement.occurrence
         key = shuffle_key(seed, judgement.fingerprint, occurrence, students)
@@ -83,12 +93,40 @@ class Ropd(Method[RopdSettings]):
         rubric, mode = settings.rubric, settings.verification.mode
         return (
             f"m={settings.teacher_answers} teacher answers, rubric {rubric.mode} of "
-            f"{rubric.min_criteria} to {rubric.max_criteria} criteria, verification {mode}"
+            f"{rubric.min_criteria} to {rubric.max_criteria} criteria"
+            + (" of equal weight" if rubric.weights == "equal" else "")
+            + f", verification {mode}"
+        )
+
+    @classmethod
+    def stages(cls, settings: RopdSettings, load: Workload) -> Sequence[StageCalls]:
+        """A rubric for the group (or for each student), then one verification of its pool (or one
+        for each answer)."""
+        shared, mode = settings.rubric.mode == "shared", settings.verification.mode
+        panels, students = (1, load.rollouts) if shared else (load.rollouts, 1)
+        contrasted = students + load.teacher_answers
+        judged = students if mode == "students_only" else contrasted
+        calls, shown = (judged, 1) if mode == "isolated" else (1, judged)
+        rubricator = load_rubricator_template(settings.prompts.rubricator)
+        verifier = load_verifier_template(settings.prompts.verifier)
+        asked = estimated_tokens(rubricator.text) + load.question + contrasted * load.answer
+        frame = estimated_tokens(verifier.text) + load.question + load.rubric
+        return (
+            StageCalls("rubricator", panels, contrasted, panels * asked, panels * load.rubric),
+            StageCalls(
+                "verifier",
+                panels * calls,
+                shown,
+                panels * (calls * frame + judged * load.answer),
+                panels * judged * load.verdict,
+                in_turn=min(calls, 2),
+            ),
         )
 
     def setup(self) -> dict[str, Any]:
         return {
             "rubric_mode": self._rubric.mode,
+            "rubric_weights": self._rubric.weights,
             "verification_mode": self._verification.mode,
             "shuffle_seed": self._verification.seed,
             "overflow": self._verification.overflow,

@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from itertools import compress
 from typing import Annotated, Any, Final
 
 from pydantic import (
@@ -86,6 +87,11 @@ class Rubric(Value):
     def total(self) -> int:
         return sum(criterion.points for criterion in self.criteria)
 
+    def unweighted(self) -> Rubric:
+        """The same criteria at one point each."""
+        equal = (criterion.model_copy(update={"points": 1}) for criterion in self.criteria)
+        return Rubric(criteria=tuple(equal))
+
 
 def weighted_pass_rate(rubric: Rubric, verdict: Verdict) -> float:
     """sum_k w_k v_k / sum_k w_k, in [0, 1] (Eq. 4; App. D, which has no epsilon)."""
@@ -95,6 +101,13 @@ def weighted_pass_rate(rubric: Rubric, verdict: Verdict) -> float:
         if satisfied
     )
     return passed / rubric.total
+
+
+def spelled_sum(rubric: Rubric, verdict: Verdict) -> str:
+    """The weighted pass rate as a sum, e.g. `5+3 of 11 = 0.727` (Eq. 4)."""
+    points = "+".join(str(criterion.points) for criterion in compress(rubric.criteria, verdict))
+    score = weighted_pass_rate(rubric, verdict)
+    return f"{points or '0'} of {rubric.total} = {score:.3f}"
 
 
 def parse_rubric(payload: Mapping[str, Any], criteria: tuple[int, int]) -> Rubric:

@@ -17,7 +17,7 @@ from operator import ne
 from typing import Any, Final, Literal, NamedTuple, Self
 
 from algo.judge.method import Panel
-from algo.ropd.rubric import Criterion, Rubric, Verdict, weighted_pass_rate
+from algo.ropd.rubric import Criterion, Rubric, Verdict, spelled_sum, weighted_pass_rate
 
 
 class Repeats(NamedTuple):
@@ -191,6 +191,9 @@ class RubricPanel(Panel):
 
     def teacher_scores(self) -> tuple[float, ...]:
         return tuple(weighted_pass_rate(self.rubric, verdict) for verdict in self.teacher_verdicts)
+
+    def spelled(self) -> tuple[str, ...]:
+        return tuple(spelled_sum(self.rubric, verdict) for verdict in self.student_verdicts)
 
     def record(self) -> dict[str, Any]:
         entry: dict[str, Any] = {

@@ -55,6 +55,9 @@ class RubricSettings(Settings):
 
     mode: Literal["shared", "per_student"] = "shared"
     """`shared` is Eq. 2; `per_student` redoes Table 6's "w/o sharing"."""
+    weights: Literal["stated", "equal"] = "stated"
+    """`stated` is Eq. 4's w_k, as the Rubricator gives them; `equal` counts every criterion as 1,
+    an ablation that the paper lacks. The Rubricator is asked the same either way."""
     min_criteria: int = Field(default=4, ge=1)
     """Fewest criteria of a rubric (K, Table A2); a reply with fewer is invalid."""
     max_criteria: int = Field(default=12, ge=1)

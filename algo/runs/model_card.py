@@ -6,7 +6,7 @@ States figures of the run and nothing else; a path that names this machine is cu
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -18,11 +18,17 @@ class CardFacts:
 
     run: str
     """Experiment and number, such as ropd/001."""
+    method: str
+    """`ropd.method.name`."""
+    about: str
+    """What the student learned from, in a sentence."""
     step: int
     config: Mapping[str, Any]
     """The run's configuration, resolved."""
     roles: Mapping[str, Mapping[str, Any]] | None
-    """Rubricator and Verifier as the journal recorded them."""
+    """The judge's roles as the journal recorded them; empty for a method that asks none."""
+    teachers_used: bool
+    """Whether the method shows teacher answers at all."""
     teachers: Sequence[Mapping[str, Any]] | None
     """The teachers that the index names."""
     provenance: Mapping[str, Any] | None
@@ -32,10 +38,12 @@ class CardFacts:
 
 
 TRAINING = (
+    ("method", "ropd.method.name"),
     ("prompts a step", "data.train_batch_size"),
     ("rollouts a prompt (n)", "actor_rollout_ref.rollout.n"),
     ("teacher answers (m)", "ropd.teacher_answers"),
     ("rubric", "ropd.rubric.mode"),
+    ("criteria's weights", "ropd.rubric.weights"),
     ("verification", "ropd.verification.mode"),
     ("training mode", "trainer.v1.trainer_mode"),
     ("planned steps", "trainer.total_training_steps"),
@@ -57,25 +65,32 @@ def model_card(facts: CardFacts) -> str:
     """The card in Markdown, with the hub's front matter."""
     base = public_name(str(_select(facts.config, "actor_rollout_ref.model.path")))
     sections = [
-        _front_matter(base),
-        f"# {base}, distilled with ROPD\n\nStep {facts.step} of run {facts.run}, trained by "
-        "rubric-based on-policy distillation ([arXiv 2605.07396]"
-        "(https://arxiv.org/abs/2605.07396)): a Rubricator contrasts the student's rollouts with "
-        "stored teacher answers, a Verifier judges every answer against the rubric, and the "
-        f"weighted pass rate is the reward of GRPO. {_weights(facts.config)}",
-        _table(
-            "Training", [(name, _select(facts.config, key)) for name, key in TRAINING], "setting"
-        ),
+        _front_matter(base, distilled=facts.roles != {}),
+        f"# {base}, trained by {facts.method}\n\nStep {facts.step} of run {facts.run}. "
+        f"{facts.about} {_weights(facts.config)}",
+        _table("Training", list(_training(facts)), "setting"),
         _teachers(facts),
         _judge(facts.roles),
         _table("Figures of the run", list(facts.figures.items()), "figure")
         if facts.figures
         else "## Figures of the run\n\nThe run recorded none.",
-        "Rewards are pass rates under rubrics that change with every group: they say little about "
-        "another run. Accuracies are those of the run's own validation set.",
+        "Rewards are what the run's own method and judge gave: they say little about another run. "
+        "Accuracies are those of the run's own validation set.",
         _table("Versions", list(facts.versions.items()), "package"),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _training(facts: CardFacts) -> Iterator[tuple[str, Any]]:
+    """The settings that the method reads."""
+    of_ropd = ("ropd.rubric.", "ropd.verification.")
+    for name, key in TRAINING:
+        value = _select(facts.config, key)
+        if facts.method != "ropd" and key.startswith(of_ropd):
+            continue
+        if key == "ropd.teacher_answers" and not facts.teachers_used:
+            continue
+        yield name, facts.method if key == "ropd.method.name" else value
 
 
 def _weights(config: Mapping[str, Any]) -> str:
@@ -90,14 +105,17 @@ def public_name(path: str) -> str:
     return PurePath(path).name if local else path
 
 
-def _front_matter(base: str) -> str:
+def _front_matter(base: str, distilled: bool) -> str:
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
     if "/" in base:
         lines.append(f"base_model: {base}")
-    return "\n".join([*lines, "tags:", "- ropd", "- on-policy-distillation", "---"])
+    tags = ["- ropd", "- on-policy-distillation"] if distilled else ["- ropd"]
+    return "\n".join([*lines, "tags:", *tags, "---"])
 
 
 def _teachers(facts: CardFacts) -> str:
+    if not facts.teachers_used:
+        return "## Teacher\n\nNo teacher answer was used."
     if facts.teachers is None:
         return "## Teacher\n\nThe teacher index was not found at the time of the export."
     rows = [(str(t["model"]), {k: v for k, v in t.items() if k != "model"}) for t in facts.teachers]
@@ -110,6 +128,8 @@ def _teachers(facts: CardFacts) -> str:
 def _judge(roles: Mapping[str, Mapping[str, Any]] | None) -> str:
     if roles is None:
         return "## Judge\n\nThe run's journal holds no judgement."
+    if not roles:
+        return "## Judge\n\nNo judge was asked."
     kept = ("model", "temperature", "top_p", "reasoning_effort", "max_tokens")
     rows = [(role, {k: used.get(k) for k in kept}) for role, used in roles.items()]
     return _table("Judge", rows, "role")

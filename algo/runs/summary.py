@@ -32,13 +32,14 @@ class Summary:
     """Figures of a run's completed steps; None where the run has no such measurement.
 
     Accuracies are shares in [0, 1] on the validation set, sampled and greedy, before the first
-    step and after the last; rewards are the mean weighted pass rate of a step's rollouts; times
-    are seconds. ``first_step_after_s`` counts from the call of `training/train.sh` of the start
-    that made the first step listed.
+    step and after the last; rewards are the mean over a step's rollouts; times are seconds.
+    ``first_step_after_s`` counts from the call of `training/train.sh` of the start that made the
+    first step listed.
     ``judge_busy_s`` is how long a group was at the judge while a training step ran,
     ``judge_waited_s`` how long the trainer had nothing else to wait for (`judge_time`).
     """
 
+    method: str
     accuracy_before: float | None
     accuracy_after: float | None
     greedy_accuracy_before: float | None
@@ -46,16 +47,17 @@ class Summary:
     reward_first_step: float | None
     reward_last_step: float | None
     steps: int
-    groups_judged: int
-    groups_failed: int
+    groups_judged: int | None
+    groups_failed: int | None
     median_step_s: float | None
     first_step_after_s: float | None
     judge_busy_s: float | None
     judge_waited_s: float | None
     checkpoints: str
-    journal: str
     metrics: str
     log: str
+    journal: str | None = None
+    """None for a method that asks no judge."""
 
 
 def read_metrics(files: Sequence[Path]) -> dict[int, dict[str, float]]:
@@ -75,6 +77,11 @@ def read_metrics(files: Sequence[Path]) -> dict[int, dict[str, float]]:
     return dict(sorted(steps.items()))
 
 
+def rewards(steps: Steps) -> dict[int, float]:
+    """Mean reward of the trained rollouts by step."""
+    return {step: data[REWARD] for step, data in steps.items() if REWARD in data}
+
+
 def accuracies(steps: Steps, *, greedy: bool) -> dict[int, float]:
     """Validation accuracy by step, averaged over the sampled or the greedy data sources."""
     found: dict[int, float] = {}
@@ -91,26 +98,28 @@ def accuracies(steps: Steps, *, greedy: bool) -> dict[int, float]:
     return found
 
 
-def summarise(steps: Steps, *, paths: Mapping[str, str]) -> Summary:
+def summarise(steps: Steps, *, paths: Mapping[str, str], method: str = "ropd") -> Summary:
     """The figures of a run from its metrics; ``paths`` fills the fields that name places."""
     trained = {step: data for step, data in steps.items() if REWARD in data}
     last = max(trained, default=None)
     sampled, greedy = (accuracies(steps, greedy=g) for g in (False, True))
-    rewards = [data[REWARD] for data in trained.values()]
+    rewarded = list(rewards(trained).values())
     seconds = [data[STEP] for data in trained.values() if STEP in data]
     times = step_times(trained)
     starts = [data[SINCE_START] for data in trained.values() if SINCE_START in data]
 
-    def total(name: str) -> int:
-        return int(sum(data.get(name, 0) for data in trained.values()))
+    def total(name: str) -> int | None:
+        found = [data[name] for data in trained.values() if name in data]
+        return int(sum(found)) if found else None
 
     return Summary(
+        method=method,
         accuracy_before=sampled.get(0),
         accuracy_after=None if last is None else sampled.get(last),
         greedy_accuracy_before=greedy.get(0),
         greedy_accuracy_after=None if last is None else greedy.get(last),
-        reward_first_step=_first(rewards),
-        reward_last_step=_last(rewards),
+        reward_first_step=_first(rewarded),
+        reward_last_step=_last(rewarded),
         steps=last or 0,
         groups_judged=total("ropd/groups_judged"),
         groups_failed=total("ropd/groups_failed"),
@@ -142,16 +151,18 @@ def table(summary: Summary) -> str:
         ("accuracy, sampled", shown(s.accuracy_before), shown(s.accuracy_after)),
         ("accuracy, greedy", shown(s.greedy_accuracy_before), shown(s.greedy_accuracy_after)),
         ("reward (first, last step)", shown(s.reward_first_step), shown(s.reward_last_step)),
-        ("groups (judged, failed)", str(s.groups_judged), str(s.groups_failed)),
     ]
+    if s.groups_judged is not None:
+        rows.append(("groups (judged, failed)", str(s.groups_judged), str(s.groups_failed or 0)))
     lines = [f"{name:<28}{before:>10}{after:>10}" for name, before, after in rows]
     seconds = "-" if s.median_step_s is None else f"{s.median_step_s:.2f} s"
-    lines.append(f"{s.steps} steps, median {seconds} a step")
+    lines.append(f"{s.method}: {s.steps} steps, median {seconds} a step")
     if s.judge_busy_s is not None:
         lines.append(
             f"judge at work for {s.judge_busy_s:.1f} s of them, waited for {s.judge_waited_s:.1f} s"
         )
-    lines += [f"{name + ':':<13}{getattr(s, name)}" for name in _PLACES]
+    places = {name: getattr(s, name) for name in _PLACES}
+    lines += [f"{name + ':':<13}{place}" for name, place in places.items() if place is not None]
     return "\n".join(lines)
 
 

@@ -45,7 +45,8 @@ class ExampleSettings(Settings):
     val_prompts: Annotated[int, Field(ge=1, le=100_000)] = 256
     """Held-out problems; each is validated once sampled and once greedily."""
     warm_start_steps: Annotated[int, Field(ge=1)] = 600
-    teacher_answers: Annotated[int, Field(ge=1)] = 4
+    teacher_answers: Annotated[int, Field(ge=0)] = 4
+    """0 makes no teacher index."""
     judge: Impairments = Impairments()
     """Delays and faults of the judge while training runs; the teacher index is built without."""
 
@@ -59,12 +60,10 @@ def prepare(settings: Mapping[str, Any]) -> None:
     chosen = _validated(settings)
     chosen.workdir.mkdir(parents=True, exist_ok=True)
     with _locked(chosen.workdir):
-        for artefact, key, make in (
-            ("problems", _problems_key(chosen), _make_problems),
-            ("student", _student_key(chosen), _make_student),
-            ("teacher index", _index_key(chosen), _make_index),
-        ):
-            _make_once(chosen, artefact, key, make)
+        _make_once(chosen, "problems", _problems_key(chosen), _make_problems)
+        _make_once(chosen, "student", _student_key(chosen), _make_student)
+        if chosen.teacher_answers:
+            _make_once(chosen, "teacher index", _index_key(chosen), _make_index)
 
 
 def serve(settings: Mapping[str, Any]) -> AbstractContextManager[str]:

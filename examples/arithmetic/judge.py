@@ -6,7 +6,8 @@ would be given, the rendered prompt and nothing else:
 
 - `arithmetic-rubricator` contrasts the teacher answers with the student answers and writes down
   what most teachers state, weighted by how many students fail it. It never adds the operands;
-- `arithmetic-verifier` decides each criterion, read from its sentence, on each answer alone;
+- `arithmetic-verifier` decides each criterion, read from its sentence, on each answer alone, or
+  gives one answer a grade, where that is asked;
 - `arithmetic-teacher` solves the problem of the last user message, in a layout that changes with
   the request's seed, or from one request for a question to the next.
 
@@ -32,8 +33,14 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from algo.testing import FakeOpenAI, Impairer, Request
+from examples.arithmetic.grades import give_grade
 from examples.arithmetic.impairments import Impairments, Role
-from examples.arithmetic.rendered_prompt import RUBRIC_SCHEMA, VERDICT_SCHEMA, read_prompt
+from examples.arithmetic.rendered_prompt import (
+    GRADE_SCHEMA,
+    RUBRIC_SCHEMA,
+    VERDICT_SCHEMA,
+    read_prompt,
+)
 from examples.arithmetic.replies import give_verdicts, rubricate, teach
 
 MODELS: Mapping[str, Role] = {f"arithmetic-{role}": role for role in Role}
@@ -55,6 +62,8 @@ class ArithmeticJudge:
             return rubricate(prompt)
         if prompt.schema == VERDICT_SCHEMA:
             return give_verdicts(prompt)
+        if prompt.schema == GRADE_SCHEMA:
+            return give_grade(prompt)
         return "I see no rubric to write and no answers to judge."
 
     def _variant(self, request: Request) -> int:

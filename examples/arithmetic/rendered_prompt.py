@@ -1,7 +1,7 @@
-"""Reads a rendered Rubricator or Verifier prompt back into its parts.
+"""Reads a rendered prompt of a Rubricator, a Verifier or a grader back into its parts.
 
 The judge program sees what a language model would see: the messages of a chat request. Data stands
-in blocks `<<<BEGIN LABEL nonce>>>` ... `<<<END LABEL nonce>>>`; which of the two roles is asked for
+in blocks `<<<BEGIN LABEL nonce>>>` ... `<<<END LABEL nonce>>>`; which of the three is asked for
 follows from the schema that the text outside the blocks names. Blocks under another nonce than the
 first are part of some answer, and are not seen.
 """
@@ -16,13 +16,16 @@ from typing import NamedTuple
 
 RUBRIC_SCHEMA = "ropd.rubric.v1"
 VERDICT_SCHEMA = "ropd.batch_verifier.v2"
+GRADE_SCHEMA = "ropd.grade.v1"
 
 _FIRST_BLOCK = re.compile(r"^<<<BEGIN [A-Z0-9 ]{1,60} ([0-9a-f]{16})>>>$", re.MULTILINE)
-_SCHEMA = re.compile("|".join(re.escape(name) for name in (RUBRIC_SCHEMA, VERDICT_SCHEMA)))
+_SCHEMA = re.compile("|".join(map(re.escape, (RUBRIC_SCHEMA, VERDICT_SCHEMA, GRADE_SCHEMA))))
+_SCALE = re.compile(r"from 0 to ([0-9]{1,3})\b")
 
 
 class RenderedPrompt(NamedTuple):
-    """A prompt's parts; `schema` is the first wire format named outside the data, if any."""
+    """A prompt's parts; `schema` is the first wire format named outside the data, if any, and `top`
+    the highest grade that is asked for there."""
 
     schema: str | None
     question: str
@@ -30,6 +33,7 @@ class RenderedPrompt(NamedTuple):
     teachers: tuple[str, ...]
     students: tuple[str, ...]
     answers: tuple[str, ...]
+    top: int | None = None
 
 
 def read_prompt(text: str) -> RenderedPrompt:
@@ -37,13 +41,15 @@ def read_prompt(text: str) -> RenderedPrompt:
     if first is None:
         return RenderedPrompt(_schema_in(text), "", "", (), (), ())
     blocks, outside = _blocks(text, nonce=first[1])
+    scale = _SCALE.search(outside)
     return RenderedPrompt(
         schema=_schema_in(outside),
         question=_only(blocks, "QUESTION"),
         rubric=_only(blocks, "RUBRIC"),
         teachers=_starting(blocks, "TEACHER ANSWER "),
         students=_starting(blocks, "STUDENT ANSWER "),
-        answers=_starting(blocks, "ANSWER "),
+        answers=_starting(blocks, "ANSWER ") or _starting(blocks, "ANSWER"),
+        top=int(scale[1]) if scale else None,
     )
 
 

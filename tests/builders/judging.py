@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from algo.judge.method import TeacherAnswers
-from algo.ropd.pipeline import Engine, Group, Rollout, build_pipeline
+from algo.methods.registry import build_engine
+from algo.ropd.pipeline import Engine, Group, Rollout
 from algo.ropd.rubric import weighted_pass_rate
 from algo.ropd.settings import RopdSettings
 from algo.teacher.teacher_index import TeacherAnswer
-from tests.fakes.judge import expected_rubric, expected_verdict
+from tests.fakes.judge import expected_grade, expected_rubric, expected_verdict
 
 
 class FourTeachers:
@@ -32,7 +33,8 @@ def pipeline_for(
     teachers: TeacherAnswers | None = None,
     **node: Any,
 ) -> Engine:
-    """A pipeline whose both roles are the fake judge at `url`, in a hurry."""
+    """An engine, ROPD's unless `node` names a method, whose roles are the fake judge at `url`, in a
+    hurry."""
     role = {"model": "fake", "base_url": url, "api_key_env": None, "timeout_s": 2.0}
     judge = {
         "rubricator": {**role, **node.pop("rubricator", {})},
@@ -40,7 +42,7 @@ def pipeline_for(
         "limits": {"backoff_s": 0.01, "max_backoff_s": 0.1, **node.pop("limits", {})},
     }
     settings = RopdSettings.from_node({"journal_dir": folder, "judge": judge, **node})
-    return build_pipeline(settings, environ or {}, teachers or FourTeachers())
+    return build_engine(settings, environ or {}, teachers or FourTeachers())
 
 
 def group(number: int, size: int = 8, **changes: Any) -> Group:
@@ -63,5 +65,16 @@ def right_scores(of: Group) -> tuple[float, ...]:
         0.0
         if rollout.rule("judge") is not None
         else weighted_pass_rate(rubric, tuple(expected_verdict(criteria, rollout.answer)))
+        for rollout in of.rollouts
+    )
+
+
+def graded_scores(of: Group, top: int) -> tuple[float, ...]:
+    """The scores that the fake judge's grades amount to."""
+    question = of.messages[0]["content"]
+    return tuple(
+        0.0
+        if rollout.rule("judge") is not None
+        else expected_grade(question, rollout.answer, top) / top
         for rollout in of.rollouts
     )

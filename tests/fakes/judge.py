@@ -1,8 +1,9 @@
 """A judge over real HTTP whose verdicts are known beforehand, with the faults of `algo.testing`.
 
-It reads only the rendered prompt, as a model would. Its rubric and its verdicts are functions of
-the texts alone (`expected_rubric`, `expected_verdict`), so a test can compute what every answer
-must score, whatever the order, the chunking, the retries and the faults were.
+It reads only the rendered prompt, as a model would. Its rubric, its verdicts and its grades are
+functions of the texts alone (`expected_rubric`, `expected_verdict`, `expected_grade`), so a test
+can compute what every answer must score, whatever the order, the chunking, the retries and the
+faults were.
 """
 
 from __future__ import annotations
@@ -60,6 +61,10 @@ def expected_verdict(criteria: Sequence[str], answer: str) -> list[bool]:
     return [bool(digest[k] & 1) for k in range(len(criteria))]
 
 
+def expected_grade(question: str, answer: str, top: int) -> int:
+    return hashlib.sha256(f"{question}\n{answer}".encode()).digest()[0] % (top + 1)
+
+
 ONE_CRITERION = json.dumps(
     {
         "schema_version": "ropd.rubric.v1",
@@ -113,8 +118,10 @@ class FakeJudge(FakeOpenAI):
             under_schema = "response_format" in request.body or "text" in request.body
             return self.schema_reply if under_schema else self.trial_reply
         prompt = request.messages[0]["content"]
-        payload = self.rubric(prompt) if request.role == "rubricator" else self.verdicts(prompt)
-        return Reply(json.dumps(payload))
+        if request.role == "rubricator":
+            return Reply(json.dumps(self.rubric(prompt)))
+        graded = "ropd.grade.v1" in prompt.partition("<<<BEGIN QUESTION ")[0]
+        return Reply(json.dumps(self.grade(prompt) if graded else self.verdicts(prompt)))
 
     def rubric(self, prompt: str) -> dict[str, Any]:
         question = next(text for label, text in blocks(prompt) if label == "QUESTION")
@@ -124,6 +131,13 @@ class FakeJudge(FakeOpenAI):
             "rubrics": [criterion.model_dump() for criterion in criteria],
             "maximum_score": sum(criterion.points for criterion in criteria),
         }
+
+    def grade(self, prompt: str) -> dict[str, Any]:
+        shown = dict(blocks(prompt))
+        scale = re.search(r"from 0 to (\d+)", prompt)
+        assert scale is not None
+        grade = expected_grade(shown["QUESTION"], shown["ANSWER"], int(scale[1]))
+        return {"schema_version": "ropd.grade.v1", "score": grade}
 
     def verdicts(self, prompt: str) -> dict[str, Any]:
         shown = blocks(prompt)

@@ -36,7 +36,7 @@ def advantages_of_kept(
     """
     kept = response_mask.sum(dim=-1) > 0
     names = np.asarray(index, dtype=str)[kept.numpy(force=True)]
-    _, number, members = np.unique(names, return_inverse=True, return_counts=True)
+    _names, number, members = np.unique(names, return_inverse=True, return_counts=True)
     advantages = torch.zeros_like(token_level_rewards)
     if kept.any():
         of_kept, _returns = compute_grpo_outcome_advantage(

@@ -37,7 +37,19 @@ _Worker = class_behind(AgentLoopWorkerTQ)
 logger = logging.getLogger(__name__)
 
 
-class GroupScoringWorker(_Worker):
+class SamplingWorker(_Worker):
+    """verl's agent loop worker, where a validation row may be sampled in its own way."""
+
+    async def _run_prompt(
+        self, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool = False
+    ) -> None:
+        if trajectory["validate"]:
+            own = (prompt.get("extra_info") or {}).get("sampling") or {}
+            sampling_params = sampling_params | {k: v for k, v in own.items() if v is not None}
+        await super()._run_prompt(prompt, sampling_params, trajectory, trace)
+
+
+class GroupScoringWorker(SamplingWorker):
     """verl's agent loop worker, with the group as the unit of scoring."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -58,9 +70,7 @@ class GroupScoringWorker(_Worker):
     ) -> None:
         """Open the prompt's barrier for as long as its sessions run."""
         if trajectory["validate"]:
-            own = (prompt.get("extra_info") or {}).get("sampling") or {}
-            chosen = {k: v for k, v in own.items() if v is not None}
-            await super()._run_prompt(prompt, sampling_params | chosen, trajectory, trace)
+            await super()._run_prompt(prompt, sampling_params, trajectory, trace)
             return
         uid = prompt["uid"]
         size = int(prompt.get("__rollout_n__", self.config.actor_rollout_ref.rollout.n))

@@ -17,8 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from algo.errors import ConfigurationError
-from algo.methods.registry import load_settings
+from algo.methods.registry import load_settings, method_of, roles_of, ropd_settings
 from algo.paths import shipped
+from algo.ropd.pipeline import Ropd
 from ropd_verl.installation import verl_folder
 
 CONFIG_DIR = shipped("configs")
@@ -108,8 +109,21 @@ def _first_lines(error: Exception) -> str:
 
 
 def key_lines(config: DictConfig) -> list[str]:
-    """``key: value`` for the settings that matter most, resolved."""
-    return [f"{key}: {_shown(OmegaConf.select(config, key))}" for key in KEY_LINES]
+    """``key: value`` for the settings that matter most to the chosen method, resolved."""
+    settings = ropd_settings(config)
+    method, asked = method_of(settings), roles_of(settings)
+
+    def is_read(key: str) -> bool:
+        match key.split("."):
+            case ["ropd", "judge", role, _]:
+                return role in asked
+            case ["ropd", "teacher_index" | "teacher_answers"]:
+                return method.needs_teachers(settings)
+            case ["ropd", "rubric" | "verification", _]:
+                return method is Ropd
+        return True
+
+    return [f"{k}: {_shown(OmegaConf.select(config, k))}" for k in KEY_LINES if is_read(k)]
 
 
 def _shown(value: Any) -> Any:

@@ -1,8 +1,9 @@
 """verl's door into the judge.
 
 A group's request holds one `Group` and is answered with one `RolloutScore` a rollout; an error
-is raised, never scored. A request without a group is a validation rollout, which is graded
-against ground truth and never reaches the judge.
+is raised, never scored. A request without a group is one rollout, which is graded against ground
+truth and never reaches the judge: a validation's, or a training rollout of ``method=rlvr``. For a
+method without a judge no engine, and so no journal and no teacher index, is opened.
 
 Configured by ``reward.reward_manager`` (source=importlib); settings come from the node ``ropd``.
 One reward worker a run (``reward.num_workers=1``): one place for the limiter, the journal and
@@ -22,8 +23,9 @@ from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 
 from algo.errors import ConfigurationError, JudgeFailure
 from algo.grading.ground_truth import grade
+from algo.judge.engine import Engine
 from algo.judge.group import Group, Rule
-from algo.methods.registry import build_engine, ropd_settings
+from algo.methods.registry import build_engine, is_judged, ropd_settings
 from algo.runs.judge_time import JudgingSpan
 
 GROUP_KEY = "ropd_group"
@@ -73,12 +75,13 @@ class RopdRewardManager(RewardManagerBase):
         reward_model_tokenizer: Any = None,
     ) -> None:
         super().__init__(config, tokenizer, compute_score)
-        if config.reward.num_workers != 1:
+        settings = ropd_settings(config)
+        if is_judged(settings) and config.reward.num_workers != 1:
             raise ConfigurationError(
                 f"reward.num_workers={config.reward.num_workers}: set it to 1, for the judge's "
                 "limits and journal belong to one process"
             )
-        self._engine = build_engine(ropd_settings(config), os.environ)
+        self._engine = build_engine(settings, os.environ) if is_judged(settings) else None
         self._fatal: Exception | None = None
         self._spans: dict[str, JudgingSpan] = {}
 
@@ -87,7 +90,7 @@ class RopdRewardManager(RewardManagerBase):
 
         Returns:
             A list of `RolloutScore` in rollout order for a group; verl's dictionary with
-            ``reward_score`` and ``reward_extra_info`` for a validation rollout.
+            ``reward_score`` and ``reward_extra_info`` for a single rollout.
 
         Raises:
             JudgeFailure: this group cannot be judged, and is replaced.
@@ -96,14 +99,27 @@ class RopdRewardManager(RewardManagerBase):
         """
         group = data.meta_info.get(GROUP_KEY)
         if group is not None:
-            return await self._score(group)
+            return await self._score(self._judging(), group)
         # Off the event loop: a mathematical comparison must not hold up the judge's replies.
-        return await asyncio.to_thread(self._grade, data)
+        try:
+            return await asyncio.to_thread(self._grade, data)
+        except Exception as error:
+            if self._engine is None:  # the reward itself: no other prompt can stand for it
+                self._fatal = error
+            raise
 
-    async def _score(self, group: Group) -> list[RolloutScore]:
+    def _judging(self) -> Engine:
+        if self._engine is None:
+            raise ConfigurationError(
+                "a group came to a method without a judge: leave "
+                "actor_rollout_ref.rollout.agent.agent_loop_manager_class to method=..."
+            )
+        return self._engine
+
+    async def _score(self, engine: Engine, group: Group) -> list[RolloutScore]:
         self._spans[group.uid] = JudgingSpan(time.time(), None)
         try:
-            scored = await self._engine.score_group(group)
+            scored = await engine.score_group(group)
         except JudgeFailure:
             raise
         except Exception as error:
@@ -129,8 +145,8 @@ class RopdRewardManager(RewardManagerBase):
         return {"reward_score": score, "reward_extra_info": _extra_info(acc=score)}
 
     def metrics(self) -> dict[str, float]:
-        """The engine's counters since the last call, under ``ropd/``."""
-        return dict(self._engine.metrics())
+        """The engine's counters since the last call, under ``ropd/``; none without a judge."""
+        return {} if self._engine is None else dict(self._engine.metrics())
 
     def judging_spans(self) -> dict[str, JudgingSpan]:
         """By uid, the groups that were at the judge at any time since the last call."""

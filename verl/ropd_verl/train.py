@@ -24,8 +24,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from algo.env_file import load_env_file
 from algo.errors import BudgetSpent, ConfigurationError, JudgeOutage, RopdError
+from algo.methods.registry import is_judged, method_of, roles_of, ropd_settings
 from algo.paths import absolute
 from algo.report import write_report
+from algo.ropd.settings import RopdSettings
 from algo.runs import summary as summaries
 from ropd_verl import ray_cluster
 from ropd_verl.checks.inputs import check_example
@@ -43,6 +45,7 @@ _PATHS = (
     "ropd.teacher_index",
     "ropd.prompts.rubricator",
     "ropd.prompts.verifier",
+    "ropd.method.prompt",
 )
 
 
@@ -127,7 +130,7 @@ def _start(config: DictConfig, command: str) -> int:
     if failure is not None:
         print(_why_it_stopped(failure, run, command), file=sys.stderr)
         return 1
-    _summarise(run)
+    _summarise(run, ropd_settings(config))
     return 0
 
 
@@ -162,16 +165,24 @@ def _prune(run: RunDirectory, config: DictConfig) -> None:
 
 @contextlib.contextmanager
 def _example(config: DictConfig) -> Iterator[None]:
-    """Prepare the embedded example and serve its judge, when the configuration names one."""
+    """Prepare the embedded example and serve its judge, when the configuration names one; both as
+    far as the method needs them."""
     if config.get("example") is None:
         yield
         return
-    settings = OmegaConf.to_container(config.example, resolve=True)
-    assert isinstance(settings, dict)
-    hook = importlib.import_module(settings.pop("hook"))
-    hook.prepare(settings)
-    with hook.serve(settings) as base_url, open_dict(config):
-        for role in ("rubricator", "verifier"):
+    example = OmegaConf.to_container(config.example, resolve=True)
+    assert isinstance(example, dict)
+    hook = importlib.import_module(example.pop("hook"))
+    settings = ropd_settings(config)
+    method, roles = method_of(settings), roles_of(settings)
+    if not method.needs_teachers(settings):
+        example["teacher_answers"] = 0
+    hook.prepare(example)
+    if not roles:
+        yield
+        return
+    with hook.serve(example) as base_url, open_dict(config):
+        for role in roles:
             config.ropd.judge[role].base_url = base_url
         yield
 
@@ -266,22 +277,25 @@ def _why_it_stopped(failure: BaseException, run: RunDirectory, command: str) -> 
     return f"stopped: {message}; {saved}; {fix}resume with: bash training/train.sh {command}"
 
 
-def _summarise(run: RunDirectory) -> None:
+def _summarise(run: RunDirectory, settings: RopdSettings) -> None:
+    judged = is_judged(settings)
     directory = run.path / "metrics"
     steps = summaries.read_metrics(sorted(directory.glob("*.jsonl")))
     summary = summaries.summarise(
         steps,
         paths={
             "checkpoints": str(run.checkpoints),
-            "journal": str(run.path / "journal"),
             "metrics": str(directory),
             "log": str(run.path / "logs"),
+            **({"journal": str(run.path / "journal")} if judged else {}),
         },
+        method=settings.method.name,
     )
     print(summaries.table(summary))
     summaries.write(summary, run.path / SUMMARY)
     write_report(run.path, run.path / "report.html")
-    print(f"why each answer got its reward: {run.path / 'report.html'}")
+    what = "why each answer got its reward" if judged else "the run on one page"
+    print(f"{what}: {run.path / 'report.html'}")
     print(run.path / SUMMARY)
 
 

@@ -129,7 +129,8 @@ class _WithJudge:
     def _judge_metrics(self, started: float) -> dict[str, float]:
         spans: dict[str, JudgingSpan] = self._ask_judges("judging_spans")
         times = judge_time(self.replay_buffer.take_waits(), spans, started, time.time())
-        return self._ask_judges("metrics") | times
+        figures = self._ask_judges("metrics")
+        return figures | times if figures else {}  # of a method without a judge there are none
 
     def _ask_judges(self, method: str) -> dict[str, Any]:
         """Call ``method`` of the reward manager in each reward worker and merge the answers.

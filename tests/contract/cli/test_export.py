@@ -12,6 +12,7 @@ import peft
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 from typer.testing import CliRunner
 from verl.model_merger import __main__ as merger
@@ -19,11 +20,17 @@ from verl.utils.checkpoint.fsdp_checkpoint_manager import FSDPCheckpointManager
 
 from algo.cli import app
 from algo.errors import ConfigurationError
+from algo.judge.method import Method
+from algo.methods.registry import METHODS
+from algo.methods.rlvr import Rlvr
+from algo.ropd.pipeline import Ropd
+from algo.ropd.settings import RopdSettings
 from algo.runs.model_card import CardFacts, model_card, public_name
 from algo.teacher.teacher_index import Teacher
 from algo.teacher.writer import TeacherIndexWriter
 from examples.arithmetic.student import build_tokenizer
 from ropd_verl import adapter
+from ropd_verl.config import compose_config
 
 
 @pytest.fixture
@@ -109,7 +116,7 @@ def test_a_checkpoint_becomes_a_model_that_loads(
 
     card = (out / "README.md").read_text()
     for said in (
-        "# my-student, distilled with ROPD",
+        "# my-student, trained by ropd",
         "Step 2 of run experiment/001",
         "| teacher answers (m) | 4 |",
         "| great-teacher | temperature 0.5",
@@ -281,10 +288,33 @@ def test_what_cannot_be_exported_is_one_line(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_card_without_records_says_so() -> None:
-    card = model_card(CardFacts("a/001", 1, {}, None, None, None, {}, {}))
+    card = model_card(CardFacts("a/001", "ropd", "", 1, {}, None, True, None, None, {}, {}))
     assert "The teacher index was not found" in card
     assert "The run's journal holds no judgement." in card
     assert "The run recorded none." in card
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS.values() if method is not Ropd])
+def test_a_card_knows_the_method(method: type[Method[RopdSettings]]) -> None:
+    config = OmegaConf.to_container(compose_config("ropd", [f"method={method.name}"]), resolve=True)
+    assert isinstance(config, dict)
+    facts: dict[str, Any] = {"config": config, "teachers": None, "provenance": None, "versions": {}}
+    facts |= {"run": "a/001", "method": method.name, "about": method.about, "step": 1}
+    card = model_card(CardFacts(**facts, roles=None, teachers_used=False, figures={}))
+    assert f"trained by {method.name}\n" in card
+    assert method.about in card
+    assert f"| method | {method.name} |" in card
+    assert "rubric" not in card.lower()
+    assert "teacher answers (m)" not in card
+    assert "No teacher answer was used." in card
+    assert "on-policy-distillation" in card
+
+
+def test_a_card_of_rlvr_speaks_of_no_judge_and_no_distillation() -> None:
+    facts = CardFacts("a/001", "rlvr", Rlvr.about, 1, {}, {}, False, None, None, {}, {})
+    card = model_card(facts)
+    assert "No judge was asked." in card
+    assert "- on-policy-distillation" not in card
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from algo.methods.registry import METHODS
+from algo.methods.registry import METHODS, SIGNALS
 from algo.paths import REPOSITORY
 
 PAGE = (REPOSITORY / "docs/methods.md").read_text(encoding="utf-8")
@@ -128,7 +128,8 @@ settings = load_settings({
     "method": {"name": "yesno"}, "journal_dir": sys.argv[2],
     "judge": {"verifier": role, "limits": {"backoff_s": 0.01, "retries": {"refusal": 0}}},
 })
-rollouts = [Rollout("a right answer", True), Rollout("another", True), Rollout("a right", False)]
+texts = ("a right answer", "another", "<think>a right")
+rollouts = [Rollout(text, True) for text in texts]
 
 async def main():
     async with build_engine(settings, {}) as engine:
@@ -152,7 +153,7 @@ async def test_it_judges_fails_replays_and_is_reported(tree: Path, tmp_path: Pat
     async with verifier() as url:
         printed = await run(tree, sys.executable, "-c", JUDGE_TWO_GROUPS, url, journal)
     scores, kind, metrics = json.loads(printed)
-    assert scores == [1.0, 0.0, 0.0]  # the third was cut off: by rule, without a call
+    assert scores == [1.0, 0.0, 0.0]  # the third holds no answer: by rule, without a call
     assert kind == "refusal"
     assert metrics["ropd/judge/retries/unparseable"] == 1.0
     assert (metrics["ropd/groups_judged"], metrics["ropd/groups_failed"]) == (2.0, 1.0)
@@ -203,4 +204,4 @@ def own_lines(code: str) -> Sequence[str]:
 
 def test_the_page_names_every_method() -> None:
     table = PAGE.partition("\n## ")[0]
-    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(METHODS)
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [*METHODS, *SIGNALS]

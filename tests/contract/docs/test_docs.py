@@ -22,6 +22,7 @@ import typer
 
 from algo.cli import app
 from algo.llm.settings import validated
+from algo.methods.registry import METHODS, SIGNALS
 from algo.overrides import read_overrides
 from algo.paths import REPOSITORY
 from algo.teacher.settings import TeacherBuildSettings
@@ -226,6 +227,10 @@ def check_key(config: object, key: str) -> None:
 
     if re.fullmatch(r"ropd\.\w+\.v\d", key):
         return  # a wire format's name
+    if key.startswith("ropd.method.") and key != "ropd.method.name":
+        options = [method.options.model_fields for method in (METHODS | SIGNALS).values()]
+        assert any(key.removeprefix("ropd.method.") in each for each in options), key
+        return
     if key.startswith("ropd."):
         node: object = RopdSettings()
         for part in key.split(".")[1:]:

@@ -67,6 +67,15 @@ def test_more_teacher_answers_rebuild_the_index_alone(
     arithmetic.prepare(settings(workdir))
 
 
+def test_a_method_that_shows_no_teacher_has_no_index_made(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (workdir / "teacher_index").read_bytes()
+    arithmetic.prepare(settings(workdir, teacher_answers=0))
+    assert "teacher index" not in capsys.readouterr().out
+    assert (workdir / "teacher_index").read_bytes() == before
+
+
 def test_an_artefact_without_its_stamp_is_made_again(
     workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,7 +32,8 @@ def test_every_folder_of_the_product_has_its_row_and_no_other() -> None:
 
 
 def test_every_room_and_every_loose_module_has_its_floor() -> None:
-    inner = {"algo/llm/http", "verl/ropd_verl/checks", "verl/ropd_verl/cpu"}
+    plugins = {f"verl/ropd_verl/{inner}" for inner in ("checks", "cpu", "methods")}
+    inner = {"algo/llm/http", *plugins}
     folders = {str(path.parent.relative_to(REPOSITORY)) for path in SOURCES} - {"algo"} - inner
     loose = {f"algo/{path.name}" for path in (REPOSITORY / "algo").glob("*.py")}
     named = sorted(room for floor in FLOORS for room in floor)

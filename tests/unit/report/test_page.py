@@ -85,7 +85,7 @@ def test_the_numbers_of_the_page_are_the_journals_bit_for_bit(tmp_path: Path) ->
     assert "5 of 11 = 0.455" in page.text
     assert "0 by rule unfinished : it was cut off at the token limit" in page.text
     assert "missed: c3 (-2) , c4 (-1)" in page.text
-    assert "replayed from their booleans: every reward is the recorded one" in page.text
+    assert "replayed from their evidence: every reward is the recorded one" in page.text
     assert "contradict" not in page.text
 
 
@@ -122,7 +122,7 @@ def test_a_reward_that_the_booleans_do_not_give_is_shown_loudly(tmp_path: Path, 
     assert "Records that contradict themselves" in page.text
     assert "This record contradicts itself" in page.text
     told = {
-        "score": "The journal records 0.9, the booleans give 0.7272727272727273",
+        "score": "The journal records 0.9, the evidence gives 0.7272727272727273",
         "text": "does not have the hash",
         "teacher": "⚠ mismatch",
     }

@@ -109,3 +109,16 @@ def test_terminal_shows_a_line_a_step(tmp_path):
         "step   0/40  accuracy 0.150  greedy 0.050",
         "step   1/40  reward 0.400  groups replaced: 2  3.0 s  waited 0.3 s for the judge",
     ]
+
+
+def test_a_run_without_a_judge_counts_no_groups_and_names_no_journal():
+    steps = {1: {summary.REWARD: 0.25, STEP: 2.0}, 2: {summary.REWARD: 0.5, STEP: 4.0}}
+    places = {name: place for name, place in PATHS.items() if name != "journal"}
+    result = summary.summarise(steps, paths=places, method="rlvr")
+    assert (result.method, result.groups_judged, result.journal) == ("rlvr", None, None)
+    assert (result.reward_first_step, result.reward_last_step) == (0.25, 0.5)
+    shown = summary.table(result)
+    assert "rlvr: 2 steps, median 3.00 s a step" in shown
+    assert "groups" not in shown
+    assert "journal" not in shown
+    assert "judge" not in shown

@@ -14,18 +14,26 @@ from typing import Any
 from hydra.errors import InstantiationException
 
 from algo.errors import ConfigurationError
-from algo.methods.registry import method_of
-from algo.ropd.pipeline import Ropd
-from algo.ropd.plan import judge_context_tokens
+from algo.judge.plan import Workload, judge_context_tokens
+from algo.methods.registry import is_judged, method_of
 from ropd_verl.checks.finding import Finding, Subject, note, ok, warning
 
 MODES = ("sync", "colocate_async", "separate_async")
+GROUPED = "ropd_verl.agent_loop.GroupScoringManager"
+"""Has a prompt's rollouts judged as one group."""
 FLASH = ("flash_attention_2", "flash_attention_3")
 """What verl's patch of transformers reaches; the first is verl's default."""
 
 
 def check_method(subject: Subject) -> Iterable[Finding]:
+    """The method and the worker that brings its rollouts to it belong together."""
     settings = subject.settings
+    key = "actor_rollout_ref.rollout.agent.agent_loop_manager_class"
+    if (subject.select(key) == GROUPED) != is_judged(settings):
+        raise ConfigurationError(
+            f"ropd.method.name={settings.method.name} and {key}={subject.select(key)} do not "
+            f"belong together: choose by method={settings.method.name}, which sets both"
+        )
     yield ok(f"{settings.method.name}: {method_of(settings).summary(settings)}")
 
 
@@ -250,16 +258,23 @@ def check_schedule(subject: Subject) -> Iterable[Finding]:
 def check_judge_context(subject: Subject) -> Iterable[Finding]:
     """The judge's context against the longest prompt that answers at their limit make."""
     settings, config = subject.settings, subject.config
-    if settings.method.name != Ropd.name:
-        yield note(f"not compared: how much ropd.method.name={settings.method.name} shows at once")
+    load = Workload(
+        prompts=config.data.train_batch_size,
+        rollouts=config.actor_rollout_ref.rollout.n,
+        teacher_answers=settings.teacher_answers,
+        steps=1,
+        question=config.data.max_prompt_length,
+        answer=config.data.max_response_length,
+        rubric=0,
+        verdict=0,
+    )
+    method = method_of(settings)
+    stages, roles = method.stages(settings, load), method.roles(settings)
+    if stages is None:
+        yield note(f"not compared: how much ropd.method.name={method.name} shows at once")
         return
-    students = config.actor_rollout_ref.rollout.n
-    everyone = students + settings.teacher_answers
-    shown = {"students_only": students, "isolated": 1}.get(settings.verification.mode, everyone)
-    for name, role, answers in (
-        ("rubricator", settings.judge.rubricator, everyone),
-        ("verifier", settings.judge.verifier, shown),
-    ):
+    for stage in stages:
+        name, answers, role = stage.role, stage.answers, roles[stage.role]
         needed = judge_context_tokens(
             answers=answers,
             answer_tokens=config.data.max_response_length,

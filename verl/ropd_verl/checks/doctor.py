@@ -44,7 +44,8 @@ CHECKS: tuple[Check, ...] = (
     Check("disk", "a full disk ends a run at its checkpoint", MACHINE, machine.disk,
           needs_verl=True),
     Check("data", "every step takes its prompts from there", MACHINE, inputs.data),
-    Check("teacher index", "rubrics contrast with these answers", MACHINE, inputs.teacher_index),
+    Check("ground truth", "each rollout is graded against it", MACHINE, inputs.ground_truth),
+    Check("teacher index", "the judge is shown these answers", MACHINE, inputs.teacher_index),
     Check("judge settings", "nobody could be asked", MACHINE, judge.roles, at_start=False),
     Check("judge address", "any node may ask it", MACHINE, judge.address),
     Check("budget", "the run ends when it is spent", MACHINE, judge.budget),
@@ -57,7 +58,8 @@ CHECKS: tuple[Check, ...] = (
 
 # What an example makes at the start is not there before.
 _OF_THE_EXAMPLE = (
-    "student", "student room", "data", "teacher index", "run length", "judge settings",
+    "student", "student room", "data", "ground truth", "teacher index", "run length",
+    "judge settings",
     "judge address", "judge", "structured output",
 )  # fmt: skip
 

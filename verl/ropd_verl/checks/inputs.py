@@ -47,7 +47,8 @@ def data(subject: Subject) -> Iterable[Finding]:
     train = check_data(config.data.train_files, "data.train_files", TRAIN_COLUMNS)
     if config.trainer.val_before_train or config.trainer.test_freq > 0:
         val = check_data(config.data.val_files, "data.val_files", VAL_COLUMNS)
-        check_gradable(val, "data.val_files")
+        never = "validate never: trainer.test_freq=-1 and trainer.val_before_train=false"
+        check_gradable(val, "data.val_files", never)
     yield ok(f"{_rows(train):,} training prompts")
 
 
@@ -100,10 +101,28 @@ def teacher_index(subject: Subject) -> Iterable[Finding]:
     yield ok(f"m={subject.settings.teacher_answers} answers for every training prompt")
 
 
+def ground_truth(subject: Subject) -> Iterable[Finding]:
+    """Every training prompt has a right answer and a rule that compares with it, where rollouts are
+    graded; says nothing for any other method."""
+    if not method_of(subject.settings).needs_ground_truth(subject.settings):
+        return
+    train = _readable_prompts(subject)
+    if train is None:
+        yield note("not compared: the training prompts cannot be read")
+        return
+    method = subject.settings.method.name
+    check_gradable(train, "data.train_files", f"train by another method than {method}")
+    yield ok("every training prompt can be graded")
+
+
 def skipped_inputs(subject: Subject) -> Iterable[Finding]:
     """Stands in for the checks of this module when an example makes the inputs itself."""
-    hook = subject.config.example.hook
-    yield note(f"{hook} makes student, data, teacher index and judge at the start")
+    method, settings = method_of(subject.settings), subject.settings
+    made = ["student", "data"]
+    made += ["teacher index"] if method.needs_teachers(settings) else []
+    made += ["judge"] if method.roles(settings) else []
+    listed = f"{', '.join(made[:-1])} and {made[-1]}"
+    yield note(f"{subject.config.example.hook} makes {listed} at the start")
 
 
 def check_example(config: DictConfig) -> None:
@@ -174,8 +193,10 @@ def check_data(files: str | Iterable[str] | None, key: str, columns: Iterable[st
     return paths
 
 
-def check_gradable(paths: Iterable[Path], key: str) -> None:
-    """A rule grades every row: one that none does would end the run at its first validation."""
+def check_gradable(paths: Iterable[Path], key: str, instead: str) -> None:
+    """A rule grades every row: one that none does would end the run when its answer is graded.
+
+    ``instead`` is what to do where rows shall stay as they are."""
     for path in paths:
         for row, values in enumerate(pq.read_table(path, columns=_GRADED).to_pylist()):
             source = values["data_source"]
@@ -183,8 +204,7 @@ def check_gradable(paths: Iterable[Path], key: str) -> None:
                 raise ConfigurationError(
                     f"{key}={path}: no rule grades row {row}, whose data_source is {source!r}; "
                     f"begin it with one of {', '.join(known_sources())} (`ropd data prepare ... "
-                    f"--data-source NAME`), leave such rows out of {key}, or validate never: "
-                    "trainer.test_freq=-1 and trainer.val_before_train=false"
+                    f"--data-source NAME`), leave such rows out of {key}, or {instead}"
                 )
             truth = values["reward_model"]
             truth = truth.get("ground_truth") if isinstance(truth, dict) else None

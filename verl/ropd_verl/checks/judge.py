@@ -11,20 +11,19 @@ from urllib.parse import urlsplit
 from algo.asking.extraction import InvalidReply
 from algo.errors import ConfigurationError
 from algo.judge.ledger import check_budget, read_ledger
+from algo.judge.plan import Measured, fit_budget, highest_prices, plan_judge
 from algo.judge.preflight import check_judge, trial, unusable
+from algo.judge.workload import workload_of
 from algo.llm.endpoint import Reply, Request
 from algo.llm.http.reading import OddBody, decoded
 from algo.llm.http.wire import CUT_OFF, REFUSED, Fault
 from algo.llm.scheduler import RequestScheduler
 from algo.llm.tasks import all_of
-from algo.methods.registry import roles_of
+from algo.methods.registry import method_of, roles_of
 from algo.openai_env import ResolvedRole, resolve_roles
 from algo.paths import absolute
-from algo.ropd.pipeline import Ropd
-from algo.ropd.plan import Measured, fit_budget, highest_prices, plan_judge
 from algo.ropd.rubric import parse_rubric, rubric_json_schema
 from algo.ropd.settings import RopdSettings
-from algo.ropd.workload import workload_of
 from algo.thinking import after_thinking
 from ropd_verl.checks.finding import Finding, Subject, note, ok, warning
 
@@ -40,7 +39,10 @@ QUESTION = Request(
 
 def roles(subject: Subject) -> Iterable[Finding]:
     """Model, URL and key of each role, and where each was set; asks nobody."""
-    for role in _roles(subject.settings, subject.environ):
+    asked = _roles(subject.settings, subject.environ)
+    if not asked:
+        yield note(f"not needed: {subject.settings.method.name} asks no judge")
+    for role in asked:
         yield ok(role.line())
 
 
@@ -49,9 +51,10 @@ def address(subject: Subject) -> Iterable[Finding]:
 
     verl chooses the node of the process that asks the judge; 127.0.0.1 is another machine on each.
     """
-    if subject.nodes == 1:
+    asked = _roles(subject.settings, subject.environ)
+    if subject.nodes == 1 or not asked:
         return
-    for role in _roles(subject.settings, subject.environ):
+    for role in asked:
         host = urlsplit(role.endpoint.base_url).hostname or ""
         if host == "localhost" or (_is_ip(host) and ip_address(host).is_loopback):
             raise ConfigurationError(
@@ -76,11 +79,16 @@ def budget(subject: Subject) -> Iterable[Finding]:
         spent = read_ledger(absolute(settings.journal_dir), limits, prices).spent()
         if spent is not None:
             raise ConfigurationError(spent.message)
-    if settings.method.name != Ropd.name or config.trainer.total_training_steps is None:
-        yield note("ropd.judge.budget is not compared: `ropd plan` has no estimate of this run")
+    unknown = "ropd.judge.budget is not compared: `ropd plan` has no estimate of this run"
+    if config.trainer.total_training_steps is None:
+        yield note(unknown)
         return
     load = workload_of(config, settings)
-    plan = plan_judge(load, Measured(0.0, 0.0), highest_prices(settings))
+    stages = method_of(settings).stages(settings, load)
+    if stages is None:
+        yield note(unknown)
+        return
+    plan = plan_judge(load, stages, Measured(dict.fromkeys(asked, 0.0)), highest_prices(asked))
     for fit in fit_budget(limits, plan, load.steps):
         if fit.suffices:
             yield ok(fit.line())

@@ -1,26 +1,22 @@
 """What a run asks of its judge, its clock and its disk, estimated before it starts.
 
-Pure arithmetic on what is given; no latency, price or throughput is assumed here. Calls and their
-answers follow `algo/ropd/pipeline.py`: a rubric for the group (or for each student), then one
-verification of the pool (or one for each answer).
+Pure arithmetic on what is given; no latency, price or throughput is assumed here. What a group
+asks, its method says, as `StageCalls`s that follow one another.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from algo.asking.context import FENCE_TOKENS, FRAME_TOKENS
 from algo.errors import ConfigurationError
 from algo.judge.settings import BudgetSettings
-from algo.llm.settings import PricesSettings
-from algo.ropd.settings import RopdSettings
+from algo.llm.settings import PricesSettings, RoleSettings
 
-RubricMode = Literal["shared", "per_student"]
-VerificationMode = Literal["joint_blind", "joint_named", "isolated", "students_only"]
 TrainerMode = Literal["sync", "colocate_async", "separate_async"]
 
 TEMPLATE_AND_RUBRIC_TOKENS = 7168
@@ -43,8 +39,7 @@ class Workload:
     """A run's size (Table A2's names) and the mean length of its texts, in tokens.
 
     `answer` is what is judged of an answer: the text after thinking. `rubric` and `verdict` are
-    whole replies, thinking included; `rubric_text` is the rubric as the Verifier reads it, and
-    `verdict` is for one answer.
+    whole replies, thinking included; `verdict` is what is said of one answer, a grade as well.
     """
 
     prompts: int
@@ -53,47 +48,33 @@ class Workload:
     steps: int
     question: int
     answer: int
-    rubricator_template: int
-    verifier_template: int
     rubric: int
-    rubric_text: int
     verdict: int
-    rubric_mode: RubricMode = "shared"
-    verification_mode: VerificationMode = "joint_blind"
 
 
 @dataclass(frozen=True)
-class Calls:
-    """Requests of one group and their tokens."""
+class StageCalls:
+    """What one group asks of a role before the next stage can begin; tokens of all its calls."""
 
-    rubricator: int
-    verifier: int
+    role: str
+    calls: int
+    answers: int
+    """Most answers that one of its prompts shows."""
     tokens_in: int
     tokens_out: int
+    in_turn: int = 1
+    """Calls of which each waits for the one before it, where others go beside the last."""
 
 
-def calls_of_group(load: Workload) -> Calls:
-    """One group's requests, without retries and without what a prompt cache saves."""
-    panels, students = (1, load.rollouts) if load.rubric_mode == "shared" else (load.rollouts, 1)
-    shown = students + load.teacher_answers
-    judged = students if load.verification_mode == "students_only" else shown
-    verifications = judged if load.verification_mode == "isolated" else 1
-    rubricator_in = load.rubricator_template + load.question + shown * load.answer
-    frame = load.verifier_template + load.question + load.rubric_text
-    return Calls(
-        rubricator=panels,
-        verifier=panels * verifications,
-        tokens_in=panels * (rubricator_in + verifications * frame + judged * load.answer),
-        tokens_out=panels * (load.rubric + judged * load.verdict),
-    )
+Stages = Sequence[StageCalls]
 
 
 @dataclass(frozen=True)
 class Measured:
     """What a group took where a run has measured it; tokens are of one group."""
 
-    rubricator_s: float
-    verifier_s: float
+    reply_s: Mapping[str, float]
+    """Seconds of one reply, by role."""
     tokens_in: float | None = None
     tokens_out: float | None = None
     rollout_s: float | None = None
@@ -117,30 +98,36 @@ class JudgePlan:
     """Requests in flight that keep the tail at its least when all groups end at once."""
 
 
-def plan_judge(load: Workload, measured: Measured, prices: PricesSettings) -> JudgePlan:
-    calls = calls_of_group(load)
-    tokens_in = measured.tokens_in if measured.tokens_in is not None else calls.tokens_in
-    tokens_out = measured.tokens_out if measured.tokens_out is not None else calls.tokens_out
+def plan_judge(
+    load: Workload, stages: Stages, measured: Measured, prices: PricesSettings
+) -> JudgePlan:
+    """The judge's share of a run whose groups ask `stages`; all zero where nothing is asked."""
+    tokens_in, tokens_out = measured.tokens_in, measured.tokens_out
+    if tokens_in is None:
+        tokens_in = sum(stage.tokens_in for stage in stages)
+    if tokens_out is None:
+        tokens_out = sum(stage.tokens_out for stage in stages)
     step_in, step_out = load.prompts * tokens_in, load.prompts * tokens_out
     cost = (step_in * prices.input + step_out * prices.output) * 1e-6
-    group_s = calls.rubricator * measured.rubricator_s + calls.verifier * measured.verifier_s
+    replies = [(stage, measured.reply_s[stage.role]) for stage in stages]
     return JudgePlan(
-        calls_per_step=load.prompts * (calls.rubricator + calls.verifier),
+        calls_per_step=load.prompts * sum(stage.calls for stage in stages),
         tokens_in_per_step=step_in,
         tokens_out_per_step=step_out,
         cost_per_step=cost,
         cost_per_run=cost * load.steps,
-        tail_s=measured.rubricator_s + measured.verifier_s,
-        work_s=load.prompts * group_s,
-        in_flight_sync=load.prompts * max(calls.rubricator, calls.verifier),
+        tail_s=sum(stage.in_turn * seconds for stage, seconds in replies),
+        work_s=load.prompts * sum(stage.calls * seconds for stage, seconds in replies),
+        in_flight_sync=load.prompts * max((stage.calls for stage in stages), default=0),
     )
 
 
-def highest_prices(settings: RopdSettings) -> PricesSettings:
-    """The higher of the two roles' prices: an estimate tells their tokens not apart."""
-    roles = (settings.judge.rubricator.prices, settings.judge.verifier.prices)
+def highest_prices(roles: Mapping[str, RoleSettings]) -> PricesSettings:
+    """The highest of the roles' prices: an estimate does not tell their tokens apart."""
+    each = [role.prices for role in roles.values()]
     return PricesSettings(
-        input=max(prices.input for prices in roles), output=max(prices.output for prices in roles)
+        input=max((prices.input for prices in each), default=0.0),
+        output=max((prices.output for prices in each), default=0.0),
     )
 
 
@@ -229,7 +216,9 @@ class DiskPlan:
 
 def plan_disk(
     load: Workload,
+    stages: Stages,
     *,
+    teachers: bool = True,
     checkpoint_gb: float,
     save_every: int,
     keep: int | None,
@@ -237,15 +226,15 @@ def plan_disk(
 ) -> DiskPlan:
     """Checkpoints kept, the journal's texts and replies, the index of a prompt set of run length.
 
-    ``keep``: verl keeps all for None and 0.
+    ``keep``: verl keeps all for None and 0. ``teachers``: whether the method uses an index.
     The journal holds each rollout once and each reply; teacher answers stay in the index.
     """
     saved = 0 if save_every <= 0 else math.ceil(load.steps / save_every)
     held = saved if keep is None or keep <= 0 else min(saved, keep)
-    calls = calls_of_group(load)
     groups = load.steps * load.prompts
-    group_tokens = load.question + load.rollouts * load.answer + calls.tokens_out
-    index_tokens = load.teacher_answers * load.answer
+    replies = sum(stage.tokens_out for stage in stages)
+    group_tokens = load.question + load.rollouts * load.answer + replies if stages else 0
+    index_tokens = load.teacher_answers * load.answer if teachers else 0
     return DiskPlan(
         checkpoints=held * checkpoint_gb,
         journal=groups * group_tokens * characters_per_token / 1e9,
@@ -253,26 +242,34 @@ def plan_disk(
     )
 
 
-def measured_in(metrics: Sequence[Mapping[str, float]]) -> Measured:
+def measured_in(metrics: Sequence[Mapping[str, float]], roles: Collection[str]) -> Measured:
     """Medians over a run's steps, from the trainer's metrics of each step.
 
-    Generation is what verl times as `gen` without the judge's tail; training is the rest of the
-    step. Raises `ConfigurationError` when no step judged a group.
+    Generation is what verl times as `gen` without the judge's tail, one reply of each of `roles`;
+    training is the rest of the step. Raises `ConfigurationError` when no step judged a group by
+    these roles, or none was timed.
     """
-    steps = [step for step in metrics if step.get("ropd/groups_judged") and "timing_s/step" in step]
+    latencies = {role: f"ropd/judge/{role}_latency_p50_s" for role in roles}
+    wanted = {"timing_s/step", "timing_s/gen", *latencies.values()}
+    steps = [
+        step
+        for step in metrics
+        if step.keys() >= wanted and (not roles or step.get("ropd/groups_judged"))
+    ]
     if not steps:
         raise ConfigurationError("the run's metrics hold no step with judged groups: give times")
 
     def middle(figure: Callable[[Mapping[str, float]], float]) -> float:
         return statistics.median(figure(step) for step in steps)
 
-    rubricator_s = middle(lambda step: step["ropd/judge/rubricator_latency_p50_s"])
-    verifier_s = middle(lambda step: step["ropd/judge/verifier_latency_p50_s"])
+    def of_a_group(name: str) -> float | None:
+        return middle(lambda step: step[name] / step["ropd/groups_judged"]) if roles else None
+
+    reply_s = {role: middle(lambda s, name=name: s[name]) for role, name in latencies.items()}
     return Measured(
-        rubricator_s=rubricator_s,
-        verifier_s=verifier_s,
-        tokens_in=middle(lambda s: s["ropd/judge/tokens_in"] / s["ropd/groups_judged"]),
-        tokens_out=middle(lambda s: s["ropd/judge/tokens_out"] / s["ropd/groups_judged"]),
-        rollout_s=max(0.0, middle(lambda s: s["timing_s/gen"]) - rubricator_s - verifier_s),
+        reply_s=reply_s,
+        tokens_in=of_a_group("ropd/judge/tokens_in"),
+        tokens_out=of_a_group("ropd/judge/tokens_out"),
+        rollout_s=max(0.0, middle(lambda s: s["timing_s/gen"]) - sum(reply_s.values())),
         train_s=middle(lambda s: s["timing_s/step"] - s["timing_s/gen"]),
     )

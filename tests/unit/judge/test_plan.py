@@ -11,21 +11,21 @@ from typer.testing import CliRunner
 
 from algo.cli import app
 from algo.errors import ConfigurationError
-from algo.judge.settings import BudgetSettings
-from algo.llm.settings import PricesSettings
-from algo.paths import REPOSITORY
-from algo.ropd.plan import (
+from algo.judge.plan import (
     Measured,
+    StageCalls,
     TrainerMode,
     Workload,
     bound_step,
-    calls_of_group,
     fit_budget,
     judge_context_tokens,
     measured_in,
     plan_disk,
     plan_judge,
 )
+from algo.judge.settings import BudgetSettings
+from algo.llm.settings import PricesSettings
+from algo.paths import REPOSITORY
 
 LOAD = Workload(
     prompts=10,
@@ -34,43 +34,15 @@ LOAD = Workload(
     steps=7,
     question=100,
     answer=1000,
-    rubricator_template=500,
-    verifier_template=300,
     rubric=200,
-    rubric_text=180,
     verdict=10,
 )
-RATES = Measured(rubricator_s=20.0, verifier_s=5.0, rollout_s=60.0, train_s=40.0)
-
-
-def test_a_group_is_two_requests_that_show_every_answer() -> None:
-    calls = calls_of_group(LOAD)
-    assert (calls.rubricator, calls.verifier) == (1, 1)
-    assert calls.tokens_in == (500 + 100 + 5 * 1000) + (300 + 100 + 180 + 5 * 1000)
-    assert calls.tokens_out == 200 + 5 * 10
-
-
-def test_students_only_shows_the_verifier_no_teacher() -> None:
-    calls = calls_of_group(replace(LOAD, verification_mode="students_only"))
-    assert calls.tokens_in == (500 + 100 + 5 * 1000) + (300 + 100 + 180 + 3 * 1000)
-    assert calls.tokens_out == 200 + 3 * 10
-
-
-def test_isolated_sends_each_answer_alone() -> None:
-    calls = calls_of_group(replace(LOAD, verification_mode="isolated"))
-    assert (calls.rubricator, calls.verifier) == (1, 5)
-    assert calls.tokens_in == (500 + 100 + 5 * 1000) + 5 * (300 + 100 + 180 + 1000)
-
-
-def test_a_rubric_for_each_student_costs_a_panel_each() -> None:
-    calls = calls_of_group(replace(LOAD, rubric_mode="per_student"))
-    assert (calls.rubricator, calls.verifier) == (3, 3)
-    assert calls.tokens_in == 3 * ((500 + 100 + 3 * 1000) + (300 + 100 + 180 + 3 * 1000))
-    assert calls.tokens_out == 3 * (200 + 3 * 10)
+STAGES = (StageCalls("rubricator", 1, 5, 5600, 200), StageCalls("verifier", 1, 5, 5580, 50))
+RATES = Measured({"rubricator": 20.0, "verifier": 5.0}, rollout_s=60.0, train_s=40.0)
 
 
 def test_money_and_requests_in_flight() -> None:
-    plan = plan_judge(LOAD, RATES, PricesSettings(input=2.0, output=8.0))
+    plan = plan_judge(LOAD, STAGES, RATES, PricesSettings(input=2.0, output=8.0))
     assert plan.calls_per_step == 20
     assert plan.tokens_in_per_step == 10 * 11180
     assert plan.cost_per_step == pytest.approx((111_800 * 2 + 2_500 * 8) / 1e6)
@@ -82,7 +54,7 @@ def test_money_and_requests_in_flight() -> None:
 
 def test_measured_tokens_replace_the_estimate() -> None:
     measured = replace(RATES, tokens_in=50.0, tokens_out=7.0)
-    plan = plan_judge(LOAD, measured, PricesSettings())
+    plan = plan_judge(LOAD, STAGES, measured, PricesSettings())
     assert (plan.tokens_in_per_step, plan.tokens_out_per_step) == (500.0, 70.0)
 
 
@@ -102,20 +74,22 @@ def test_measured_tokens_replace_the_estimate() -> None:
 def test_the_shortest_step(
     mode: TrainerMode, concurrency: int, step: float, visible: float, hide: int
 ) -> None:
-    bound = bound_step(plan_judge(LOAD, RATES, PricesSettings()), RATES, mode, concurrency)
+    bound = bound_step(plan_judge(LOAD, STAGES, RATES, PricesSettings()), RATES, mode, concurrency)
     assert bound is not None
     assert (bound.step_s, bound.visible_s, bound.in_flight_to_hide) == (step, visible, hide)
 
 
 def test_no_bound_without_times() -> None:
-    unknown = Measured(20.0, 5.0)
-    assert bound_step(plan_judge(LOAD, unknown, PricesSettings()), unknown, "sync", 8) is None
+    unknown = Measured({"rubricator": 20.0, "verifier": 5.0})
+    assert (
+        bound_step(plan_judge(LOAD, STAGES, unknown, PricesSettings()), unknown, "sync", 8) is None
+    )
 
 
 def test_disk_holds_what_is_kept() -> None:
     def disk(keep: int | None, every: int = 2):
         return plan_disk(
-            LOAD, checkpoint_gb=3.0, save_every=every, keep=keep, characters_per_token=4
+            LOAD, STAGES, checkpoint_gb=3.0, save_every=every, keep=keep, characters_per_token=4
         )
 
     assert disk(None).checkpoints == 12.0  # steps 2, 4, 6 and the last
@@ -124,6 +98,16 @@ def test_disk_holds_what_is_kept() -> None:
     assert disk(None, every=-1).checkpoints == 0.0
     assert disk(None).journal == pytest.approx(70 * (100 + 3 * 1000 + 250) * 4 / 1e9)
     assert disk(None).teacher_index == pytest.approx(70 * 2 * 1000 * 4 / 1e9)
+    none = plan_disk(
+        LOAD,
+        (),
+        teachers=False,
+        checkpoint_gb=3.0,
+        save_every=2,
+        keep=None,
+        characters_per_token=4,
+    )
+    assert (none.checkpoints, none.journal, none.teacher_index) == (12.0, 0.0, 0.0)
 
 
 def test_a_run_is_measured_by_medians_of_its_steps() -> None:
@@ -139,10 +123,27 @@ def test_a_run_is_measured_by_medians_of_its_steps() -> None:
         }
 
     steps = [{"val-core/x": 1.0}, step(10, 30, 400), step(12, 31, 800), step(50, 90, 4000)]
-    measured = measured_in(steps)
-    assert measured == Measured(2.0, 1.0, 200.0, 10.0, rollout_s=9.0, train_s=20.0)
-    with pytest.raises(ConfigurationError, match="no step with judged groups"):
-        measured_in(steps[:1])
+    both = ("rubricator", "verifier")
+    measured = measured_in(steps, both)
+    reply_s = {"rubricator": 2.0, "verifier": 1.0}
+    assert measured == Measured(reply_s, 200.0, 10.0, rollout_s=9.0, train_s=20.0)
+    for roles in (both, ()):
+        with pytest.raises(ConfigurationError, match="no step with judged groups"):
+            measured_in(steps[:1], roles)
+    unjudged = measured_in(steps, ())
+    assert unjudged == Measured({}, rollout_s=12.0, train_s=20.0)
+
+
+def test_calls_that_go_ahead_lengthen_the_tail_and_a_method_without_a_judge_has_none() -> None:
+    graded = (replace(STAGES[1], calls=3, in_turn=2),)
+    plan = plan_judge(LOAD, graded, RATES, PricesSettings())
+    assert (plan.calls_per_step, plan.tail_s, plan.work_s) == (30, 10.0, 150.0)
+    assert plan.in_flight_sync == 30
+    nothing = plan_judge(LOAD, (), RATES, PricesSettings(input=1.0))
+    assert (nothing.calls_per_step, nothing.tail_s, nothing.cost_per_run) == (0, 0, 0)
+    bound = bound_step(nothing, RATES, "sync", 8)
+    assert bound is not None
+    assert (bound.step_s, bound.visible_s) == (100.0, 0.0)
 
 
 def test_the_launchers_default_context_is_what_the_default_run_needs() -> None:
@@ -174,15 +175,38 @@ def test_a_checkpoint_of_an_adapter_holds_no_adam_states_of_the_base() -> None:
     assert "checkpoints 48.0 GB and the adapter's," in done.output  # three of 4 bytes each
 
 
-def test_times_have_to_be_given_or_measured() -> None:
-    done = CliRunner().invoke(app, ["plan"])
+@pytest.mark.parametrize(
+    ("method", "missing"),
+    [("ropd", "--rubricator-s and --verifier-s"), ("tjudge", "give --verifier-s")],
+)
+def test_times_have_to_be_given_or_measured(method: str, missing: str) -> None:
+    done = CliRunner().invoke(app, ["plan", f"method={method}"])
     assert isinstance(done.exception, ConfigurationError)
-    assert "--rubricator-s" in str(done.exception)
+    assert missing in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("method", "calls"),
+    [
+        ("tjudge", "256 a step (8 Verifier a group), 135,936 a run"),
+        ("ovd", "256 a step (8 Verifier a group), 135,936 a run"),
+        ("rlvr", "none: no judge is asked"),
+    ],
+)
+def test_every_method_has_a_plan(method: str, calls: str) -> None:
+    times = ["--verifier-s", "2", "--rollout-s", "200", "--train-s", "58", "--parameters", "4"]
+    done = CliRunner().invoke(app, ["plan", *times, f"method={method}"])
+    assert done.exit_code == 0, done.output
+    assert f"calls       {calls}\n" in done.output
+    assert f"method      {method}: " in done.output
+    tail = 258.0 if method == "rlvr" else 260.0
+    assert f"sync: at least {tail} s" in done.output
+    assert "teacher index 0.00 GB" in done.output
 
 
 def test_a_budget_is_compared_with_the_whole_runs_estimate() -> None:
     prices = PricesSettings(input=1.0, output=10.0)
-    judge = plan_judge(LOAD, Measured(1.0, 1.0), prices)
+    judge = plan_judge(LOAD, STAGES, RATES, prices)
     tokens = (judge.tokens_in_per_step + judge.tokens_out_per_step) * LOAD.steps
     enough, half = (
         fit_budget(BudgetSettings(tokens=int(limit)), judge, LOAD.steps)[0]

@@ -1,0 +1,1 @@
+"""Signals that the trainer makes itself: one file a method, no judge, no journal."""
