@@ -38,6 +38,7 @@ def _rows(header: Header, stats: IndexStats, m: int) -> list[tuple[str, str]]:
         ("answers", f"{stats.answers:,} ({_counts(stats.by_status)})"),
         ("usable answers", f"prompts {_counts(usable)}"),
         ("distinct a prompt", f"{stats.distinct_per_prompt:.2f} on average"),
+        (f"shown at m={m}", f"{stats.shown_per_prompt:.2f} on average"),
         ("prompts that repeat", f"{stats.prompts_repeating:,}"),
         (
             "characters",

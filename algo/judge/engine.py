@@ -39,6 +39,7 @@ from algo.judge.settings import EngineSettings
 from algo.llm.endpoint import Endpoint
 from algo.llm.scheduler import RequestScheduler, closed_outage
 from algo.openai_env import ResolvedRole, resolve_roles
+from algo.teacher.draw import DrawnAnswers
 from algo.teacher.teacher_index import TeacherIndex
 
 logger = logging.getLogger(__name__)
@@ -229,7 +230,7 @@ def _teachers(
         raise ConfigurationError(
             "ropd.teacher_index is not set: name the file made by `ropd teacher build`"
         )
-    return TeacherIndex.open(settings.teacher_index)
+    return DrawnAnswers(TeacherIndex.open(settings.teacher_index), settings.teacher_seed)
 
 
 def _keep_tokenizers(journal: Journal, endpoints: Sequence[Endpoint]) -> dict[str, str]:

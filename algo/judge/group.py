@@ -13,21 +13,25 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any, Literal
 
-from algo.thinking import after_thinking, is_unclosed
+from algo.thinking import is_unclosed, without_thinking
 
-Unfinished = Literal["judge", "zero"]
-"""What becomes of a rollout that the model did not end itself: shown as it is, or scored 0."""
+Unfinished = Literal["judge", "zero", "drop"]
+"""What becomes of a rollout that the model did not end itself: shown as it is, scored 0, or left
+out of its group."""
 
 
 class Rule(StrEnum):
-    """Why a rollout scores 0 without being shown to a judge."""
+    """Why a rollout is settled without being shown to a judge: it scores 0, or counts nowhere."""
 
     UNFINISHED = "unfinished"
     """It was cut off, and `ropd.rollouts.unfinished` is `zero`."""
     UNCLOSED_THINK = "unclosed_think"
     """A think block was opened and never closed, so there is no answer after it."""
     EMPTY = "empty"
-    """Nothing but white space and punctuation stands after the last `</think>`."""
+    """Nothing but white space and punctuation is in its answer."""
+    DROPPED = "dropped"
+    """It was cut off, and `ropd.rollouts.unfinished` is `drop`: no part of its group's mean or of
+    the loss. The 0 that stands for it is no score."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +50,29 @@ class Rollout:
     @cached_property
     def answer(self) -> str:
         """What is judged: of a student that thinks, only what stands after the last `</think>`."""
-        return (after_thinking(self.text) if self.thinks else self.text).strip()
+        return without_thinking(self.text, self.thinks).strip()
 
     def rule(self, unfinished: Unfinished) -> Rule | None:
-        """The rule that scores this rollout 0, if one does.
+        """The rule that settles this rollout, if one does.
 
         A thought that never ended holds no answer, cut off or not, and no judge is asked about it.
         """
-        if not self.finished and unfinished == "zero":
-            return Rule.UNFINISHED
+        if not self.finished and unfinished != "judge":
+            return Rule.UNFINISHED if unfinished == "zero" else Rule.DROPPED
         if self.thinks and is_unclosed(self.text):
             return Rule.UNCLOSED_THINK
         return None if _has_content(self.answer) else Rule.EMPTY
+
+
+def rules_of(rollouts: Sequence[Rollout], unfinished: Unfinished) -> tuple[Rule | None, ...]:
+    """The rule that settles each rollout of a group, None where a judge does.
+
+    Of a group that was cut off as a whole nothing is left out: it is a tie of zeros, which teaches
+    as little, and leaves no batch without a token to average over.
+    """
+    if unfinished == "drop" and not any(rollout.finished for rollout in rollouts):
+        unfinished = "zero"
+    return tuple(rollout.rule(unfinished) for rollout in rollouts)
 
 
 @dataclass(frozen=True)

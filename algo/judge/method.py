@@ -38,7 +38,7 @@ from pydantic import TypeAdapter
 from algo.asking.query import Judge, Transcript
 from algo.asking.templates import PromptTemplate
 from algo.errors import FailureKind, JudgeFailure, MethodError, TeacherMissing
-from algo.judge.group import Group, Rollout, Rule, Unfinished
+from algo.judge.group import Group, Rule, Unfinished, rules_of
 from algo.judge.signal import SettingsT, Signal
 from algo.llm.scheduler import RequestScheduler
 from algo.llm.settings import RoleSettings
@@ -101,7 +101,7 @@ class Judgement:
     teachers: tuple[str, ...] = ()
     """The distinct teacher answers, as shown to the judge."""
     votes: tuple[int, ...] = ()
-    """How many of the m stored answers each of `teachers` is, where the judge is told."""
+    """How many of the stored answers each of `teachers` is, where the judge is told."""
     panels: tuple[Panel, ...] = ()
     transcript: Transcript = field(default_factory=list)
 
@@ -112,8 +112,8 @@ class Judgement:
 
     @cached_property
     def rules(self) -> tuple[Rule | None, ...]:
-        """The rule that scores each rollout, None where a judge does."""
-        return tuple(rollout.rule(self.unfinished) for rollout in self.group.rollouts)
+        """The rule that settles each rollout, None where a judge does."""
+        return rules_of(self.group.rollouts, self.unfinished)
 
     @property
     def judged(self) -> list[int]:
@@ -125,7 +125,7 @@ class Judgement:
 class ScoredGroup:
     """A judged group.
 
-    `scores[i]` in [0, 1] belongs to rollout i; `rules[i]` names the rule that scored it, else one
+    `scores[i]` in [0, 1] belongs to rollout i; `rules[i]` names the rule that settled it, else one
     of `panels` holds the evidence. `teacher_scores` has one entry a teacher answer that was judged,
     averaged over the panels (empty where none was).
     """
@@ -156,6 +156,12 @@ class ScoredGroup:
                 raise MethodError(f"a panel gave the score {score}, which is not in [0, 1]")
         return cls(judgement.judgement_id, scores, judgement.rules, panels, teachers)
 
+    @property
+    def kept(self) -> tuple[float, ...]:
+        """The scores of the rollouts that are not left out, of which there is one at least."""
+        pairs = zip(self.scores, self.rules, strict=True)
+        return tuple(score for score, rule in pairs if rule is not Rule.DROPPED)
+
 
 def student_scores(panels: Sequence[Panel], count: int) -> tuple[float, ...]:
     """The score of each of `count` rollouts; 0 for those in no panel, which a rule has scored."""
@@ -173,9 +179,12 @@ def teacher_scores(panels: Sequence[Panel]) -> tuple[float, ...]:
 
 
 class TeacherAnswers(Protocol):
-    """Where Y_T comes from; `TeacherIndex` is one."""
+    """Where Y_T comes from; `DrawnAnswers` and `TeacherIndex` are two."""
 
-    def answers(self, fingerprint: str, m: int) -> Sequence[TeacherAnswer]: ...
+    def answers(self, fingerprint: str, m: int) -> Sequence[TeacherAnswer]:
+        """Answers of at most `m` distinct texts; raises `TeacherMissing` where fewer than `m` are
+        stored."""
+        ...
 
 
 class Note(Protocol):
@@ -202,21 +211,21 @@ class Resources:
         return Judge(self.roles[role].endpoint, self.scheduler, priority)
 
     def teacher_texts(self, fingerprint: str) -> tuple[str, ...]:
-        """Y_T: the distinct ones among a prompt's first m answers, without their thinking.
+        """Y_T: a prompt's distinct answers that are shown, at most m, without their thinking.
 
         Raises `JudgeFailure`.
         """
         return tuple(self.teacher_votes(fingerprint))
 
     def teacher_votes(self, fingerprint: str) -> Mapping[str, int]:
-        """The same with how many of the m answers each of them is. Raises `JudgeFailure`."""
+        """The same with how many of the stored answers each of them is. Raises `JudgeFailure`."""
         if self.teachers is None:
             raise MethodError("a method that shows teacher answers must say so: needs_teachers")
         try:
             stored = self.teachers.answers(fingerprint, self.teacher_answers)
         except TeacherMissing as missing:
             raise JudgeFailure(FailureKind.TEACHER_MISSING, "teacher", str(missing)) from None
-        return Counter(Rollout(answer.text, True).answer for answer in stored)
+        return Counter(answer.shown for answer in stored)
 
 
 class Method(Signal[SettingsT]):

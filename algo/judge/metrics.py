@@ -34,8 +34,10 @@ _GROUP_FIGURES: Final[dict[str, str]] = {
     "response_chars": "Characters of a rollout, thinking included.",
     "teacher_answers": "Distinct teacher answers shown for a group: the effective m.",
     "unfinished": "Share of the rollouts that were cut off at a limit, judged or not.",
-    "ruled_groups": "Share of the groups in which a rule scored a rollout, and no judge.",
+    "ruled_groups": "Share of the groups in which a rule settled a rollout, and no judge.",
     "rule/unfinished": "Share of the rollouts scored 0 because they were cut off at a limit.",
+    "rule/dropped": "Share of the rollouts left out because they were cut off at a limit; figures "
+    "of rewards leave them out too.",
     "rule/unclosed_think": "Share of the rollouts scored 0 because their thinking never ended.",
     "rule/empty": "Share of the rollouts scored 0 because they hold no answer.",
     "teacher_mean": "Mean score of the teacher answers that were judged beside the rollouts.",
@@ -72,7 +74,7 @@ averaged over the groups since the last reading, counts start anew with each."""
 
 def group_figures(judgement: Judgement, scored: ScoredGroup) -> dict[str, list[float]]:
     """What one judged group adds to the metrics, whatever the method."""
-    scores = scored.scores
+    scores = scored.kept
     figures = {
         "reward_mean": fmean(scores),
         "reward_std": _spread(scores),
@@ -84,7 +86,7 @@ def group_figures(judgement: Judgement, scored: ScoredGroup) -> dict[str, list[f
     figures["unfinished"] = finished.count(False) / len(finished)
     figures["ruled_groups"] = float(any(scored.rules))
     for rule in Rule:
-        figures[f"rule/{rule.value}"] = scored.rules.count(rule) / len(scores)
+        figures[f"rule/{rule.value}"] = scored.rules.count(rule) / len(scored.rules)
     if scored.teacher_scores:
         figures["teacher_mean"] = fmean(scored.teacher_scores)
         figures["margin"] = figures["teacher_mean"] - figures["reward_mean"]

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from algo.asking.query import Exchange, Transcript
 from algo.errors import JudgeFailure, JudgeOutage, MethodError
+from algo.judge.group import Rollout
 from algo.judge.method import Judgement, ScoredGroup
 from algo.llm.endpoint import Endpoint
 
@@ -106,6 +107,12 @@ def expense_record(
         "roles": {role: held for role, held in setup.roles.items() if role in asked},
         "calls": [_call(exchange) for exchange in transcript],
     }
+
+
+def recorded_rollout(entry: Mapping[str, Any]) -> Rollout:
+    """The rollout of an entry of a record's `rollouts`; earlier records took every student to
+    think."""
+    return Rollout(entry["text"], entry["finished"], entry.get("thinks", True))
 
 
 def record_texts(judgement: Judgement) -> dict[str, str]:

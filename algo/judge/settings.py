@@ -61,10 +61,12 @@ class RolloutsSettings(Settings):
 
     unfinished: Unfinished = "judge"
     """A rollout that the model did not end itself, for it met the token limit: `judge` shows it as
-    it is, as the paper judges every rollout; `zero` scores it 0 by a rule."""
-    thinking: bool = True
-    """Whether the student's chat template has it think. If so, only what stands after the last
-    `</think>` is judged; if not, the whole text is, whatever tags it holds."""
+    it is, as the paper judges every rollout; `zero` scores it 0 by a rule; `drop` leaves it out
+    of its group's mean and of the loss, which takes `algorithm.adv_estimator=ropd_grpo`."""
+    thinking: bool | None = None
+    """Whether the student thinks. If so, only what stands after the last `</think>` is judged; if
+    not, the whole text is, whatever tags it holds. `null`: as its chat template says, under
+    `data.apply_chat_template_kwargs`."""
 
 
 class EngineSettings(Settings):
@@ -74,7 +76,10 @@ class EngineSettings(Settings):
     teacher_index: Path | None = None
     """File made by `ropd teacher build`."""
     teacher_answers: int = Field(default=4, ge=1)
-    """m of Eq. 1: how many of a prompt's stored answers are shown."""
+    """m of Eq. 1: how many distinct ones of a prompt's stored answers are shown; a prompt must
+    have as many, equal ones counted."""
+    teacher_seed: int = 0
+    """Draws them, together with the prompt, where more are stored."""
     journal_dir: Path | None = None
     """Folder of the judgement journal; one process writes to it."""
     gate: GateSettings = GateSettings()

@@ -22,7 +22,7 @@ from typing import Final
 from algo.errors import ConfigurationError, FailureKind, JudgeOutage
 from algo.llm.endpoint import Endpoint
 from algo.llm.limits import RateWindow
-from algo.llm.server import Permit, Queued, Server, Site
+from algo.llm.server import Permit, Server, Site, Waiting
 from algo.llm.settings import LimitsSettings
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class Admission:
                 "raise it, or judge fewer groups at once"
             )
         granted: asyncio.Future[Permit] = asyncio.get_running_loop().create_future()
-        entry = Queued(-priority, next(self._numbers), tokens, granted)
+        entry = Waiting(-priority, next(self._numbers), tokens, granted)
         heapq.heappush(server.queue, entry)
         self._waiting += 1
         try:
@@ -114,7 +114,7 @@ class Admission:
         finally:
             self._waiting -= 1
 
-    async def _granted(self, entry: Queued, deadline: Deadline) -> Permit | None:
+    async def _granted(self, entry: Waiting, deadline: Deadline) -> Permit | None:
         try:
             while not entry.granted.done():
                 remaining = deadline.remaining()
@@ -140,7 +140,7 @@ class Admission:
         """The server answered: with a reply, or with a fault that is about the request alone."""
         server = permit.server
         self._lives(server, trial_lost=False)
-        server.site.limit.replied(permit.sent, server.head() is not None)
+        server.site.limit.replied(monotonic(), permit.sent, server.head() is not None)
         self._release(permit, tokens_used)
 
     def failed(self, permit: Permit, kind: FailureKind, message: str) -> None:
@@ -295,7 +295,7 @@ class Admission:
 
     def _next_server(self, now: float) -> Server | None:
         """The server whose head may go and ranks first."""
-        ready: list[tuple[Queued, Server]] = []
+        ready: list[tuple[Waiting, Server]] = []
         for server in self._servers.values():
             head = server.head()
             if head is None or server.breaker.is_open:

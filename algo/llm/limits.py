@@ -36,6 +36,9 @@ class InFlight:
     level: int
     """How many the server had to hold for it, itself included: those before it that were refused
     are not counted, once that is known."""
+    proven: int
+    """How many it surely held, if it took the request: those are not counted either that were
+    answered so soon after that they may have been done before."""
     by_chance: bool = False
     """It was refused, and not for how many there were."""
 
@@ -78,6 +81,7 @@ class AdaptiveLimit:
         self._numbers = itertools.count()
         self._held = 0
         self._held_since = -1
+        self._round_trip_s = 0.0
         self._contrary: _Contrary | None = None
 
     @property
@@ -109,7 +113,8 @@ class AdaptiveLimit:
 
     def send(self, now: float) -> InFlight:
         """A request goes out; it is given back by `replied`, `refused`, `slow` or `forget`."""
-        sent = InFlight(next(self._numbers), now, len(self._out) + 1)
+        level = len(self._out) + 1
+        sent = InFlight(next(self._numbers), now, level, level)
         self._out[sent] = None
         return sent
 
@@ -117,14 +122,18 @@ class AdaptiveLimit:
         """The request ended in a way that says nothing of how many the server takes."""
         self._out.pop(sent, None)
 
-    def replied(self, sent: InFlight, others_wait: bool = False) -> None:
+    def replied(self, now: float, sent: InFlight, others_wait: bool = False) -> None:
         """The server took the request and answered it."""
         in_flight = len(self._out)
         self.forget(sent)
+        for later in reversed(self._out):
+            if later.at <= max(sent.at, now - self._round_trip_s):
+                break
+            later.proven -= 1
         if sent.number > self._held_since:
-            self._held = max(self._held, sent.level)
+            self._held = max(self._held, sent.proven)
         contrary = self._contrary
-        if contrary and sent.number > contrary.first and sent.level >= contrary.lowest:
+        if contrary and sent.number > contrary.first and sent.proven >= contrary.lowest:
             self._contrary = None
         # Of a round whose replies come all at once, only the first finds the others still out.
         if in_flight < (self.value / 2 if others_wait else self.value):
@@ -142,10 +151,12 @@ class AdaptiveLimit:
     def refused(self, now: float, sent: InFlight) -> None:
         """The server answered 429."""
         self.forget(sent)
+        self._round_trip_s = max(0.9 * self._round_trip_s, now - sent.at)
         for later in reversed(self._out):
             if later.number < sent.number:
                 break
             later.level -= 1
+            later.proven -= 1
         if self._takes(sent.level, now, now - sent.at):
             sent.by_chance = not self._is_beyond_chance(sent)
             if sent.by_chance:
@@ -167,7 +178,7 @@ class AdaptiveLimit:
     def _takes(self, level: int, now: float, refusal_s: float) -> bool:
         """Whether the server is known to hold `level` at once."""
         return level <= self._held or any(
-            out.level >= level and out.number > self._held_since and now - out.at > 2.0 * refusal_s
+            out.proven >= level and out.number > self._held_since and now - out.at > 2.0 * refusal_s
             for out in self._out
         )
 

@@ -46,7 +46,7 @@ class Permit:
 
 
 @dataclass(order=True)
-class Queued:
+class Waiting:
     """A request in the queue; the lowest `rank` goes first, then the lowest `number`."""
 
     rank: int
@@ -64,14 +64,14 @@ class Server:
         self.name = f"{endpoint.model} at {endpoint.base_url}"
         self.site = site
         self.breaker = Breaker(limits, rng)
-        self.queue: list[Queued] = []
+        self.queue: list[Waiting] = []
         self.users = 0
         self.settled = asyncio.Event()
         """Set while it is known whether the server is down, or why nobody will find out."""
         self.trial_error: BaseException | None = None
         self.settled.set()
 
-    def head(self) -> Queued | None:
+    def head(self) -> Waiting | None:
         """The next entry whose request still waits."""
         while self.queue and self.queue[0].granted.done():
             heapq.heappop(self.queue)

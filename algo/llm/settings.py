@@ -92,7 +92,7 @@ class RoleSettings(Settings):
     top_p: float | None = Field(default=None, gt=0.0, le=1.0)
     """Nucleus sampling."""
     seed: int | None = None
-    """Sent with each request."""
+    """InFlight with each request."""
     reasoning_effort: str | None = None
     """How much a reasoning model thinks, in the endpoint's own words, such as `low`."""
     max_tokens: int = Field(default=4096, ge=1)

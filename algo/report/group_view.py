@@ -14,16 +14,17 @@ from typing import Any, Final
 
 from algo.judge.group import Rule
 from algo.judge.method import Panel
-from algo.judge.record import COMMON_KEYS, sha256
+from algo.judge.record import COMMON_KEYS, recorded_rollout, sha256
 from algo.judge.replay import method_of, replay_record
 from algo.methods.registry import METHODS
 from algo.report.text import Excerpt, excerpt
 from algo.ropd.rubric import Criterion, Verdict, weighted_pass_rate
 from algo.ropd.scoring import RubricPanel
-from algo.thinking import after_thinking
+from algo.thinking import without_thinking
 
 _RULES: Final[Mapping[str, str]] = {
     Rule.UNFINISHED: "it was cut off at the token limit",
+    Rule.DROPPED: "it was cut off at the token limit, and is left out of its group and of the loss",
     Rule.UNCLOSED_THINK: "its think block was never closed, so no answer follows it",
     Rule.EMPTY: "there is nothing but white space and punctuation in its answer",
 }
@@ -271,8 +272,9 @@ def _rollout(
     limit: int,
 ) -> RolloutView:
     """`scores` as recorded and as recomputed."""
-    answer = after_thinking(rollout["text"])
-    thinking = rollout["text"][: len(rollout["text"]) - len(answer)]
+    recorded = recorded_rollout(rollout)
+    answer = without_thinking(recorded.text, recorded.thinks)
+    thinking = recorded.text[: len(recorded.text) - len(answer)]
     return RolloutView(
         label=f"R{index + 1}",
         score=scores[0],

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from algo.judge.group import Rollout
 from algo.judge.journal import read_texts
 from algo.judge.record import sha256
 from algo.teacher.teacher_index import TeacherIndex
@@ -28,7 +27,7 @@ def teacher_texts(
         return kept
     with TeacherIndex.open(index) as opened:
         shown = (
-            Rollout(answer.text, finished=True).answer
+            answer.shown
             for fingerprint in dict.fromkeys(record["fingerprint"] for record in records)
             for answer in opened.all_answers(fingerprint)
         )

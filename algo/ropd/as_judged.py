@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from algo.errors import ConfigurationError, JournalError
-from algo.judge.group import Rollout
 from algo.judge.journal import kept_file, read_texts
 from algo.judge.record import SENT, sha256
 from algo.llm.settings import validated
@@ -78,7 +77,7 @@ class AsJudged:
         found = self._texts
         if self._index is not None and not found.keys() >= set(names):
             stored = self._index.all_answers(record["fingerprint"])
-            answers = (Rollout(answer.text, True).answer for answer in stored)
+            answers = (answer.shown for answer in stored)
             found = {**{sha256(answer): answer for answer in answers}, **found}
         missing = next((name for name in names if name not in found), None)
         if missing is None:

@@ -16,8 +16,8 @@ import orjson
 
 from algo.asking.query import Judge
 from algo.errors import ConfigurationError, FailureKind, JudgeFailure
-from algo.judge.group import Rollout
 from algo.judge.preflight import check_roles
+from algo.judge.record import recorded_rollout
 from algo.judge.replay import Replayed, method_of
 from algo.llm.scheduler import RequestScheduler
 from algo.llm.tasks import all_of
@@ -108,16 +108,11 @@ def _check_has_rubrics(replayed: Replayed) -> None:
         )
 
 
-def _answer(rollout: Mapping[str, Any]) -> str:
-    """What was judged of a recorded rollout; earlier records took every student to think."""
-    return Rollout(rollout["text"], True, rollout.get("thinks", True)).answer
-
-
 async def _compare(
     replayed: Replayed, panel: Any, verifier: Verifier, shown: AsJudged
 ) -> Comparison:
     record = replayed.record
-    students = [_answer(record["rollouts"][index]) for index in panel.students]
+    students = [recorded_rollout(record["rollouts"][index]).answer for index in panel.students]
     before = panel.teacher_verdicts + panel.student_verdicts
     order, same_as = panel.order, panel.same_as
     texts: list[str] | None = []

@@ -94,17 +94,22 @@ class Pool:
     ) -> PoolVerdicts:
         """The verdicts of several calls put together; `calls` has the places that each judged.
 
-        The first verdict on an answer stands; later ones are compared with it.
+        The first verdict on an answer stands; later ones on the same words are compared with the
+        first on them: another call's on the same answer, and where the Verifier is told whose an
+        answer is, that on the teacher's answer which a student wrote too.
         """
         first: dict[int, Verdict] = {}
+        on_text: dict[str, Verdict] = {}
         asked = differing = 0
         for places, verdicts in zip(calls, judged, strict=True):
             for place, verdict in zip(places, verdicts, strict=True):
-                if place in first:
+                first.setdefault(place, verdict)
+                text = self.answer(place)
+                if text in on_text:
                     asked += len(verdict)
-                    differing += sum(map(ne, first[place], verdict))
+                    differing += sum(map(ne, on_text[text], verdict))
                 else:
-                    first[place] = verdict
+                    on_text[text] = verdict
         m, size = len(self.teachers), len(self.teachers) + len(self.students)
         each = tuple(first[self.same_as.get(place, place)] for place in range(size))
         return PoolVerdicts(each[:m], each[m:], Repeats(asked, differing))
@@ -253,8 +258,9 @@ METRICS: Final[dict[str, str]] = {
     "criteria": "Criteria of a rubric (K), on average.",
     "shared_verdict": "Share of the rollouts whose answer equals another one beside them, so that "
     "it was not shown again and shares its verdict.",
-    "contradiction": "Share of the decisions on a teacher's answer that came out otherwise when "
-    "the same rubric was asked about again; `overflow=split` alone asks again.",
+    "contradiction": "Share of the decisions that came out otherwise when the same rubric was "
+    "asked about again on the same words: a teacher's answer in another call (`overflow=split`), "
+    "or a student's beside an equal one of a teacher's, each under its name (`joint_named`).",
     "pass_rate/<category>": "Share of the criteria of a category that rollouts satisfied; the "
     "eight categories with the most decisions.",
 }

@@ -23,9 +23,14 @@ from algo.data.prompt_file import PromptRow
 from algo.errors import JudgeFailure, RopdError, TeacherIndexError
 from algo.llm.endpoint import Endpoint, Message, Reply, Request, RequestEngine
 from algo.llm.http.wire import CUT_OFF, REFUSED
-from algo.teacher.teacher_index import AnswerStatus, Teacher, TeacherAnswer, TeacherIndex
+from algo.teacher.teacher_index import (
+    AnswerStatus,
+    Teacher,
+    TeacherAnswer,
+    TeacherIndex,
+)
 from algo.teacher.writer import TeacherIndexWriter
-from algo.thinking import after_thinking, is_unclosed
+from algo.thinking import SWITCH, holds_answer
 
 FAILURES_IN_A_ROW = 50
 """So many failed requests with no reply between them end a build: it would only go on so."""
@@ -258,7 +263,8 @@ class _Build:
             return None
         self.failures_in_a_row = 0
         recorded = recorded_sampling(self.endpoint, sampling)
-        return answer_of(item.prompt.fingerprint, reply, recorded)
+        thinks = asked_to_think(self.endpoint)
+        return answer_of(item.prompt.fingerprint, reply, recorded, thinks)
 
     def _failed(self, failure: JudgeFailure) -> None:
         self.report.failures[failure.kind.value] += 1
@@ -328,29 +334,41 @@ def recorded_sampling(endpoint: Endpoint, sampling: Mapping[str, Any]) -> dict[s
     return {k: v for k, v in {**sent, **sampling}.items() if v is not None}
 
 
-def answer_of(fingerprint: str, reply: Reply, sampling: Mapping[str, Any]) -> TeacherAnswer:
-    """The record of one reply, judged by how it ended: usable, truncated, refused or empty."""
+def answer_of(
+    fingerprint: str, reply: Reply, sampling: Mapping[str, Any], thinks: bool
+) -> TeacherAnswer:
+    """The record of one reply, judged by how it ended: usable, truncated, refused or empty.
+
+    `thinks` is whether the teacher was asked to (`asked_to_think`).
+    """
     return TeacherAnswer(
         fingerprint=fingerprint,
         text=reply.text,
         model=reply.model,
-        status=_status(reply),
+        status=_status(reply, thinks),
         finish_reason=reply.finish_reason,
         sampling=sampling,
         prompt_tokens=reply.prompt_tokens,
         completion_tokens=reply.completion_tokens,
         latency_s=round(reply.latency_s, 3),
+        thinks=thinks,
     )
 
 
-def _status(reply: Reply) -> AnswerStatus:
+def asked_to_think(endpoint: Endpoint) -> bool:
+    """Whether think tags in a teacher's answers are thinking: not where its chat template is told
+    to do without."""
+    chosen = endpoint.settings.extra_body.get("chat_template_kwargs")
+    switch = chosen.get(SWITCH) if isinstance(chosen, Mapping) else None
+    return switch is not False
+
+
+def _status(reply: Reply, thinks: bool) -> AnswerStatus:
     if reply.finish_reason == REFUSED:
         return AnswerStatus.REFUSED
     if reply.finish_reason == CUT_OFF:
         return AnswerStatus.TRUNCATED
-    if is_unclosed(reply.text) or not after_thinking(reply.text).strip():
-        return AnswerStatus.EMPTY
-    return AnswerStatus.USABLE
+    return AnswerStatus.USABLE if holds_answer(reply.text, thinks) else AnswerStatus.EMPTY
 
 
 def _first(failures: BaseExceptionGroup[Exception]) -> Exception:

@@ -35,6 +35,7 @@ from algo.teacher.build import (
     Wanted,
     allowed_ahead,
     answer_of,
+    asked_to_think,
     lacking,
     recorded_sampling,
     teacher_messages,
@@ -251,7 +252,7 @@ class _BatchBuild:
                 continue
             seed = {} if entry.seed is None else {"seed": entry.seed + attempt}
             sampling = recorded_sampling(self.endpoint, {"max_tokens": entry.max_tokens, **seed})
-            answer = answer_of(fingerprint, reply, sampling)
+            answer = answer_of(fingerprint, reply, sampling, asked_to_think(self.endpoint))
             yield answer._replace(latency_s=None, extra=origin)
 
     def _failed(self, message: str) -> None:

@@ -19,6 +19,7 @@ from algo.teacher.build import (
     Wanted,
     allowed_ahead,
     answer_of,
+    asked_to_think,
     lacking,
     recorded_sampling,
     teacher_messages,
@@ -70,7 +71,7 @@ def build_offline(
         if not requests:
             break
         for batch in engine(requests):
-            _store(batch, writer, report)
+            _store(batch, writer, report, asked_to_think(endpoint))
             monitor.update(report)
     return report
 
@@ -79,6 +80,7 @@ def _store(
     batch: Sequence[tuple[OfflineRequest, Reply | str]],
     writer: TeacherIndexWriter,
     report: BuildReport,
+    thinks: bool,
 ) -> None:
     answers = []
     for request, reply in batch:
@@ -86,7 +88,7 @@ def _store(
             report.failures["engine"] += 1
             report.last_failure = reply
         else:
-            answers.append(answer_of(request.fingerprint, reply, request.sampling))
+            answers.append(answer_of(request.fingerprint, reply, request.sampling, thinks))
     writer.append(answers)
     for answer in answers:
         report.count(answer)

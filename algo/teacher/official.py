@@ -15,16 +15,20 @@ from typing import Any
 from algo.errors import ConfigurationError, TeacherIndexError
 from algo.teacher.teacher_index import (
     OFFICIAL_SCHEMA_VERSIONS,
+    AnswerStatus,
     Header,
     TeacherAnswer,
     TeacherIndex,
     teachers_of,
 )
 from algo.teacher.writer import TeacherIndexWriter, utc_now
+from algo.thinking import holds_answer
 
 _V1, _V2 = OFFICIAL_SCHEMA_VERSIONS
 # Malformed lines named in the error.
 _SHOWN = 10
+_IMPORTED = {"official", "official_of"}
+"""Keys of `TeacherAnswer.extra`: of the first answer of an imported record, and of its others."""
 _ANSWER_KEYS = {_V1: "teacher_answer", _V2: "teacher_answers"}
 
 
@@ -61,7 +65,8 @@ def import_official(files: Iterable[Path], out: Path) -> int:
 
 
 def export_official(index: TeacherIndex, out: Path, uids: Mapping[str, str]) -> int:
-    """Write the usable answers of `index` as an official file; returns how many records.
+    """Write `index` as an official file; returns how many records. Imported records are given back
+    whole, of what was built here the usable answers.
 
     `uids` gives the data set's index of each prompt fingerprint. Raises `ConfigurationError` when
     a prompt that was built here has none, or when `out` exists.
@@ -137,10 +142,13 @@ def _answers(record: dict[str, Any]) -> Iterator[TeacherAnswer]:
     answer_key = _ANSWER_KEYS[record["schema_version"]]
     rest = {key: value for key, value in record.items() if key != answer_key}
     for i, text in enumerate(_texts(record)):
+        # As the builder does; the official format does not say how an answer ended.
+        shows = holds_answer(text, thinks=True)
         yield TeacherAnswer(
             fingerprint=record["raw_prompt_hash"],
             text=text,
             model=str(teacher.get("model", "unknown")),
+            status=AnswerStatus.USABLE if shows else AnswerStatus.EMPTY,
             sampling=sampling,
             extra={"official": rest} if i == 0 else {"official_of": str(record["uid"])},
         )
@@ -153,10 +161,10 @@ def _official_records(index: TeacherIndex, uids: Mapping[str, str]) -> Iterator[
         if key in done:
             continue
         done.add(key)
-        answers = index.answers(key, index.count(key))
-        built = [a for a in answers if not a.extra.keys() & {"official", "official_of"}]
-        for head in (a for a in answers if "official" in a.extra):
-            yield _given_back(head, answers)
+        built = [a for a in index.usable(key) if not a.extra.keys() & _IMPORTED]
+        imported = [a for a in index.all_answers(key) if a.extra.keys() & _IMPORTED]
+        for head in (a for a in imported if "official" in a.extra):
+            yield _given_back(head, imported)
         if built:
             yield _record(index.header, key, built, uids)
 

@@ -14,11 +14,12 @@ from statistics import fmean
 from algo.data.prompt_file import PromptRow
 from algo.grading.ground_truth import can_grade, grade
 from algo.teacher.teacher_index import AnswerStatus, TeacherAnswer, TeacherIndex
+from algo.thinking import holds_answer
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Characters of usable answers: extremes, quantiles, and how many up to each power of two."""
+    """Characters shown of usable answers: extremes, quantiles, how many up to each power of two."""
 
     smallest: int = 0
     median: int = 0
@@ -39,7 +40,9 @@ class IndexStats:
     usable_per_prompt: Mapping[int, int]
     """Usable answers of a prompt -> prompts."""
     distinct_per_prompt: float
-    """Mean number of different usable texts of a prompt: the effective m."""
+    """Mean number of different usable texts of a prompt, thinking taken off."""
+    shown_per_prompt: float
+    """The same, as far as `m` of them are shown: the effective m (`ropd/teacher_answers`)."""
     prompts_repeating: int
     """Prompts with at least two usable answers of which two are the same text."""
     lengths: Lengths
@@ -77,11 +80,11 @@ def index_stats(
         by_model[answer.model] += 1
         tokens[0] += answer.prompt_tokens or 0
         tokens[1] += answer.completion_tokens or 0
-        served = answer.status is AnswerStatus.USABLE
+        served = answer.status is AnswerStatus.USABLE and holds_answer(answer.text, answer.thinks)
         usable[answer.fingerprint] += served
         if served:
-            texts[answer.fingerprint].add(hash(answer.text))
-            lengths.append(len(answer.text))
+            texts[answer.fingerprint].add(hash(answer.shown))
+            lengths.append(len(answer.shown))
     scores = _scores(index, prompts, grade_at_most) if prompts and grade_at_most else []
     known = None if prompts is None else prompts.keys()
     return IndexStats(
@@ -91,6 +94,7 @@ def index_stats(
         by_model=dict(by_model),
         usable_per_prompt=dict(sorted(Counter(usable.values()).items())),
         distinct_per_prompt=fmean(map(len, texts.values())) if texts else 0.0,
+        shown_per_prompt=fmean(min(m, len(each)) for each in texts.values()) if texts else 0.0,
         prompts_repeating=sum(len(different) < usable[key] for key, different in texts.items()),
         lengths=_lengths(lengths),
         prompt_tokens=tokens[0],
@@ -133,7 +137,7 @@ def _usable_of(
     index: TeacherIndex, prompts: Mapping[str, PromptRow]
 ) -> Iterable[tuple[PromptRow, TeacherAnswer]]:
     for key, row in prompts.items():
-        for answer in index.answers(key, index.count(key)):
+        for answer in index.usable(key):
             yield row, answer
 
 

@@ -23,7 +23,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, Self
 
-_MAGIC = b"ROPDTBL1"
+_MAGIC = b"ROPDTBL2"
 _HEADER = struct.Struct("<8sQQIIII")
 _ROW_BYTES = 8 + 8 + 4 + 1
 _BYTE_ORDER = 1 if sys.byteorder == "little" else 2

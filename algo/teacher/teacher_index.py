@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, Self
 from algo.errors import TeacherIndexError, TeacherMissing
 from algo.sealed_lines import BrokenLine, unseal
 from algo.teacher.table import Row, Table, row_key
+from algo.thinking import holds_answer, without_thinking
 
 SCHEMA_VERSION = "ropd.teacher_answers.v1"
 OFFICIAL_SCHEMA_VERSIONS = ("ropd.teacher_index.v1", "ropd.teacher_index.v2")
@@ -51,7 +52,8 @@ class TeacherAnswer(NamedTuple):
     `fingerprint` is `prompt_fingerprint` of the messages the student sees. `sampling` holds what
     was sent beside the messages (temperature, top_p, seed, ...). `created` is ISO 8601, UTC.
     Tokens and `latency_s` are None where the endpoint did not say. `extra` keeps keys of imported
-    records that have no field of their own. A tuple, for a lookup makes m of them.
+    records that have no field of their own. `thinks` is false where the teacher was asked not to:
+    think tags in its text are words. A tuple, for a lookup makes m of them.
     """
 
     fingerprint: str
@@ -65,6 +67,12 @@ class TeacherAnswer(NamedTuple):
     latency_s: float | None = None
     created: str | None = None
     extra: Mapping[str, Any] = _NOTHING
+    thinks: bool = True
+
+    @property
+    def shown(self) -> str:
+        """What a judge is shown of it: the text without its thinking."""
+        return without_thinking(self.text, self.thinks).strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +130,12 @@ class TeacherIndex:
 
         Raises `TeacherMissing` when there are fewer, `TeacherIndexError` when a record is damaged.
         """
-        rows = (row for row in self._table.rows(fingerprint) if row.usable)
-        held = tuple(islice(self._of(fingerprint, rows), m))
-        if len(held) < m:
-            raise TeacherMissing(fingerprint, m, len(held))
-        return held
+        return self._usable(fingerprint, m, m)
+
+    def usable(self, fingerprint: str, at_least: int = 0) -> tuple[TeacherAnswer, ...]:
+        """All usable answers of a prompt, in the order they were stored; raises as `answers`
+        does."""
+        return self._usable(fingerprint, at_least, None)
 
     def count(self, fingerprint: str) -> int:
         """How many usable answers a prompt has."""
@@ -159,6 +168,15 @@ class TeacherIndex:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _usable(
+        self, fingerprint: str, at_least: int, at_most: int | None
+    ) -> tuple[TeacherAnswer, ...]:
+        rows = (row for row in self._table.rows(fingerprint) if row.usable)
+        held = tuple(islice(self._of(fingerprint, rows), at_most))
+        if len(held) < at_least:
+            raise TeacherMissing(fingerprint, at_least, len(held))
+        return held
 
     def _of(self, fingerprint: str, rows: Iterable[Row]) -> Iterator[TeacherAnswer]:
         # The table's key is a part of the fingerprint: the record has the last word.
@@ -198,6 +216,8 @@ def encode_answer(answer: TeacherAnswer) -> dict[str, Any]:
         value = getattr(answer, name)
         if value is not None and value != _NOTHING:
             record[name] = dict(value) if isinstance(value, Mapping) else value
+    if not answer.thinks:
+        record["thinks"] = False
     return record
 
 
@@ -320,7 +340,8 @@ def scan_rows(path: Path, descriptor: int, start: int) -> Iterator[Row]:
             answer = decode_answer(unseal(line))
         except BrokenLine as error:
             raise damaged(path, descriptor, offset, str(error)) from None
-        usable = answer.status is AnswerStatus.USABLE
+        # Earlier versions stored imported answers without looking at them.
+        usable = answer.status is AnswerStatus.USABLE and holds_answer(answer.text, answer.thinks)
         yield Row(row_key(answer.fingerprint), offset, len(line), usable)
 
 

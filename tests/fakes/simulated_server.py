@@ -33,6 +33,8 @@ class SimulatedServer(Transport):
     poison: Callable[[str], FailureKind | None] = lambda prompt: None
     admits: Callable[[float], bool] = lambda now: True
     """Whether a request at that moment is let in, however few are at work: chance, or a quota."""
+    transit_s: Callable[[], float] = lambda: 0.0
+    """One way: what is done already is still in flight for the client, and the other way round."""
     refusal_s: float = 0.005
     retry_after_s: float | None = None
     at_work: int = 0
@@ -49,9 +51,17 @@ class SimulatedServer(Transport):
         self.trials += prompt.startswith("Answer with")
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._answer(prompt, attempt)
+                await self._travel()
+                try:
+                    return await self._answer(prompt, attempt)
+                finally:
+                    await self._travel()
         except TimeoutError:
             raise Fault(FailureKind.TIMEOUT, f"nothing within {timeout_s:g} s") from None
+
+    async def _travel(self) -> None:
+        if seconds := self.transit_s():
+            await asyncio.sleep(seconds)
 
     async def aclose(self) -> None:
         pass

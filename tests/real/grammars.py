@@ -53,8 +53,7 @@ def main() -> int:
     if not engines:
         print(f"none of {', '.join(absent)} is importable: install one in an environment of yours")
         return 1
-    verdicts = dict(verifier_json_schema(ANSWERS, CRITERIA))
-    rubrics = rubric_json_schema((4, 12))
+    verdicts, rubrics = dict(verifier_json_schema(ANSWERS, CRITERIA)), rubric_json_schema((4, 12))
     right = {str(k): {"answer_index": k, "judgement": [True] * CRITERIA} for k in _numbers()}
     swapped = {**right, "1": right["2"], "2": right["1"]}
     sound = True

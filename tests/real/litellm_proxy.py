@@ -97,7 +97,6 @@ def _planned(plan: Callable[[Request], Any]) -> Callable[[Request], Any]:
         "overflow": Fault(FaultKind.CONTEXT_OVERFLOW, message="maximum context length is 10"),
         "filter": Fault(FaultKind.CONTENT_FILTER, message="content_filter"),
         "refusal": Fault(FaultKind.REFUSAL),
-        "busy": Fault(FaultKind.HTTP_429, message="too many requests"),
     }
     return lambda request: kinds.get(request.body["model"], plan(request))
 

@@ -30,6 +30,7 @@ from ropd_verl.cpu.generation import eos_token_ids
 from ropd_verl.group_barrier import GroupBarrier, GroupFailed
 from ropd_verl.ray_actors import class_behind
 from ropd_verl.reward_manager import GROUP_KEY, RolloutScore
+from ropd_verl.student_text import rollout_of, student_thinking
 
 _Worker = class_behind(AgentLoopWorkerTQ)
 
@@ -55,6 +56,11 @@ class GroupScoringWorker(SamplingWorker):
         super().__init__(*args, **kwargs)
         self._groups: dict[str, GroupBarrier[AgentLoopOutput, RolloutScore]] = {}
         self._eos = eos_token_ids(self.model_config.generation_config, self.tokenizer)
+        self._thinking = student_thinking(
+            self.tokenizer,
+            self.config.data.get("apply_chat_template_kwargs"),
+            self.config.ropd.rollouts.get("thinking"),
+        )
         # verl's worker puts by the module's name alone; this process has no other worker.
         agent_loop_tq.__dict__["tq"] = BundledQueue()
         _quiet_group_failures()
@@ -103,6 +109,9 @@ class GroupScoringWorker(SamplingWorker):
         final = outputs[-1]
         score = await group.arrive(kwargs["session_id"], final)
         final.reward_score = score.reward
+        if score.dropped:
+            for output in outputs:  # no token of it counts, in the loss or in its group
+                output.response_mask = [0] * len(output.response_mask)
         final.extra_fields["reward_extra_info"] = score.extra_info
         final.metrics.compute_score = time.monotonic() - started
 
@@ -131,13 +140,7 @@ class GroupScoringWorker(SamplingWorker):
             raise
 
     def _rollout(self, output: AgentLoopOutput) -> Rollout:
-        """The text that is judged, and whether the model ended it itself."""
-        ids = list(output.response_ids)
-        # By its end token alone: an answer may also be cut off by the model's positions, which come
-        # before `rollout.response_length` where the prompt is long.
-        finished = bool(ids) and ids[-1] in self._eos
-        text = self.tokenizer.decode(ids, skip_special_tokens=True)
-        return Rollout(text, finished, self.config.ropd.rollouts.thinking)
+        return rollout_of(self.tokenizer, output.response_ids, self._eos, self._thinking)
 
 
 class GroupScoringManager(AgentLoopManagerTQ):

@@ -24,7 +24,7 @@ from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 from algo.errors import ConfigurationError, JudgeFailure
 from algo.grading.ground_truth import grade
 from algo.judge.engine import Engine
-from algo.judge.group import Group
+from algo.judge.group import Group, Rule
 from algo.methods.registry import build_engine, is_judged, ropd_settings
 from algo.runs.judge_time import JudgingSpan
 
@@ -52,6 +52,8 @@ class RolloutScore:
 
     reward: float
     extra_info: dict[str, Any]
+    dropped: bool = False
+    """Left out of its group and of the loss: the reward counts nowhere."""
 
 
 def _extra_info(*, acc: float | None = None, judgement: str = "", rule: str = "") -> dict[str, Any]:
@@ -127,7 +129,9 @@ class RopdRewardManager(RewardManagerBase):
             self._spans[group.uid] = JudgingSpan(self._spans[group.uid].started, time.time())
         return [
             RolloutScore(
-                on_grid(score), _extra_info(judgement=scored.judgement_id, rule=rule or "")
+                on_grid(score),
+                _extra_info(judgement=scored.judgement_id, rule=rule or ""),
+                rule is Rule.DROPPED,
             )
             for score, rule in zip(scored.scores, scored.rules, strict=True)
         ]

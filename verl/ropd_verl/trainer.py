@@ -25,7 +25,7 @@ from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 from algo.errors import RopdError
 from algo.runs.judge_time import JudgingSpan, judge_time
 from algo.runs.summary import SINCE_START
-from ropd_verl import ray_cluster
+from ropd_verl import advantages, ray_cluster
 from ropd_verl.checks.machine import ray_cpus_needed
 from ropd_verl.cpu.bundled_client import bundled
 from ropd_verl.plugin import ROLLOUT
@@ -194,6 +194,7 @@ class RopdTaskRunner(_TaskRunner):
         """Train. Raises what ended the run."""
         ray_cluster.require(ray.cluster_resources(), config, ray_cpus_needed(config))
         mode = config.trainer.v1.trainer_mode
+        advantages.register()
         # The registry refuses to give a name a second class, hence the direct entry.
         TRAINER_REGISTRY[mode] = _with_judge(TRAINER_REGISTRY[mode])
         super().run(config)

@@ -20,6 +20,7 @@ from algo.methods.registry import METHODS
 from algo.ropd.pipeline import Engine, build_pipeline
 from algo.ropd.settings import RopdSettings
 from tests.builders.judging import FourTeachers, group, right_scores
+from tests.builders.patience import patience
 from tests.fakes.judge import FakeJudge
 
 PRICED = {"input": 1000.0, "cached": 1000.0, "output": 1000.0}
@@ -156,6 +157,6 @@ async def test_an_unreachable_endpoint_does_not_hold_up_the_end(tmp_path: Path) 
         limits = {"outage_s": 30.0}
         async with engine(url, tmp_path, {"tokens": 100}, limits=limits) as pipeline:
             judge.fault = lambda role, number: "http_503" if role == "verifier" else ""
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(patience(10)):
                 ends = await judge_many(pipeline, range(4))
     assert all(isinstance(end, BudgetSpent) for end in ends)

@@ -54,6 +54,24 @@ async def test_a_rollout_without_an_answer_scores_zero_by_rule_and_is_not_shown(
     assert metrics["ropd/ruled_groups"] == 1.0
 
 
+async def test_a_rollout_that_was_cut_off_is_left_out_where_that_is_asked(tmp_path: Path) -> None:
+    judge = FakeJudge()
+    rollouts = [Rollout("whole", True), Rollout("SECRET cut", False), Rollout(":", True)]
+    of = group(1, rollouts=rollouts)
+    drop = {"unfinished": "drop"}
+    async with judge.serve() as url, pipeline_for(url, tmp_path, rollouts=drop) as pipeline:
+        scored = await pipeline.score_group(of)
+        metrics = pipeline.metrics()
+    first, second, third = right_scores(of)
+    assert second > 0
+    assert scored.scores == (first, 0.0, third)
+    assert scored.rules == (None, "dropped", "empty")
+    assert not any("SECRET" in str(body) for body in judge.bodies)
+    assert metrics["ropd/reward_mean"] == (first + third) / 2
+    assert metrics["ropd/rule/dropped"] == metrics["ropd/unfinished"] == pytest.approx(1 / 3)
+    assert all(replayed.exact for replayed in replay(tmp_path, METHODS))
+
+
 async def test_a_rollout_that_was_cut_off_is_judged_as_far_as_it_goes(tmp_path: Path) -> None:
     """As the paper judges every rollout, the default; what is left of a thought is no answer."""
     judge = FakeJudge()

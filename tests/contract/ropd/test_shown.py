@@ -85,6 +85,8 @@ async def test_a_students_copy_of_a_teacher_is_shown_again_only_where_authors_ar
     [prompt] = prompts(judge, "verifier")
     assert [text for _, text in prompt].count(copied[0].text) == times
     assert scored.teacher_scores[0] == scored.scores[0]
+    [panel] = next(read_records(tmp_path))["panels"]
+    assert ("asked_again" in panel) == (mode == "joint_named")
 
 
 async def test_rollouts_that_differ_leave_the_panel_as_it_always_was(tmp_path: Path) -> None:

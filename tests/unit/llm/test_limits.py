@@ -16,7 +16,7 @@ def fill(limit: AdaptiveLimit, now: float, count: int | None = None) -> list[InF
 def answer_all(limit: AdaptiveLimit, out: list[InFlight], now: float) -> None:
     """Each is answered, and the next one sent in its place."""
     for number, sent in enumerate(out):
-        limit.replied(sent)
+        limit.replied(now, sent)
         out[number] = limit.send(now)
 
 
@@ -39,7 +39,7 @@ class TestAdaptiveLimit:
         for now, wanted in enumerate((8, 16, 32, 64, 64), start=1):
             sent: list[InFlight] = []
             for each in out:
-                limit.replied(each)
+                limit.replied(float(now), each)
                 sent += fill(limit, float(now))
             assert limit.value == wanted
             out = sent
@@ -79,7 +79,7 @@ class TestAdaptiveLimit:
         for now in range(2, 8):
             replies = 0
             while limit.value == 4:
-                limit.replied(out.pop(0))
+                limit.replied(float(now), out.pop(0))
                 out.append(limit.send(float(now)))
                 replies += 1
             assert limit.value == 5
@@ -103,7 +103,7 @@ class TestAdaptiveLimit:
         limit, out = settled_at(40)
         for step in range(400):
             now = 2.0 + step / 10
-            limit.replied(out.pop(0))
+            limit.replied(float(now), out.pop(0))
             chance = limit.send(now)
             limit.refused(now + 0.005, chance)
             assert chance.by_chance
@@ -115,7 +115,7 @@ class TestAdaptiveLimit:
         refused, now = 0, 2.0
         while limit.value > 20:
             now += 0.1
-            limit.replied(out.pop(0))
+            limit.replied(float(now), out.pop(0))
             while limit.in_flight < limit.value:
                 sent = limit.send(now)
                 if limit.in_flight > 20:

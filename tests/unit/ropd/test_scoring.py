@@ -31,7 +31,17 @@ def test_each_text_is_shown_once_and_each_place_gets_its_verdict(
     verdicts = pool.gathered([pool.order], [[verdict(text) for text in shown]])
     assert verdicts.teachers == tuple(map(verdict, pool.teachers))
     assert verdicts.students == tuple(map(verdict, students))
-    assert verdicts.asked_again == Repeats(0, 0)
+    twice = len(shown) - len(set(shown))
+    assert (twice == 0) or mode == "joint_named"
+    assert verdicts.asked_again == Repeats(2 * twice, 0)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=2))
+def test_a_judge_that_favours_a_name_contradicts_itself(said: list[tuple[bool, bool]]) -> None:
+    pool = Pool.shuffled(["same"], ["same"], "joint_named", "k")
+    verdicts = pool.gathered([(0, 1)], [said])
+    assert (verdicts.teachers, verdicts.students) == ((said[0],), (said[1],))
+    assert verdicts.asked_again == Repeats(2, sum(a != b for a, b in zip(*said, strict=True)))
 
 
 def test_the_first_verdict_stands_and_later_ones_are_compared() -> None:

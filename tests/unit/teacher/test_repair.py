@@ -192,6 +192,21 @@ def test_official_files_come_back_with_unknown_keys(tmp_path: Path) -> None:
     assert sorted(returned, key=repr) == sorted(records, key=repr)
 
 
+def test_imported_answers_pass_the_builders_checks_and_come_back_all_the_same(
+    tmp_path: Path,
+) -> None:
+    texts = ["<think>never ended", "<think>so</think>\n", "<think>so</think>fine", "a <think> tag"]
+    record = official(1, teacher_answers=texts)
+    file = write_lines(tmp_path / "official.jsonl", record)
+    assert import_official([file], tmp_path / "index") == 4
+    back = tmp_path / "back.jsonl"
+    with TeacherIndex.open(tmp_path / "index") as index:
+        assert [answer.status for answer in index] == ["empty", "empty", "usable", "usable"]
+        assert [answer.shown for answer in index.usable(key(1))] == ["fine", "a <think> tag"]
+        assert export_official(index, back, {}) == 1
+    assert json.loads(back.read_text()) == record
+
+
 def test_built_answers_are_exported_as_version_2(index_path: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     with TeacherIndex.open(index_path) as index:

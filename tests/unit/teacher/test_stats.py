@@ -49,11 +49,21 @@ def test_counts(tmp_path: Path, answers: list[TeacherAnswer]) -> None:
     assert counted.by_status == {"usable": 4, "truncated": 1, "refused": 1}
     assert counted.usable_per_prompt == {0: 1, 1: 1, 3: 1}
     assert counted.distinct_per_prompt == 1.5
+    assert counted.shown_per_prompt == 1.5
     assert counted.prompts_repeating == 1
     assert (counted.prompt_tokens, counted.completion_tokens) == (12, 18)
     assert counted.lengths.histogram == {8: 3, 16: 1}
     assert (counted.lengths.smallest, counted.lengths.largest) == (8, 11)
     assert counted.agreement is None
+
+
+def test_what_training_shows_is_counted(tmp_path: Path) -> None:
+    """Without thinking, equal texts once, at most m, and nothing that holds no answer."""
+    texts = ["<think>a</think>5", "<think>longer</think> 5\n", "<think>never ended", "6", "7"]
+    counted = stats(tmp_path / "i", [answer(0, text) for text in texts], m=2)
+    assert counted.usable_per_prompt == {4: 1}
+    assert (counted.distinct_per_prompt, counted.shown_per_prompt) == (3.0, 2.0)
+    assert counted.lengths.largest == 1
 
 
 def test_coverage_and_agreement_with_a_data_file(

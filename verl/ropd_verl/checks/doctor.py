@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from omegaconf import DictConfig
 
 from algo.errors import ConfigurationError
-from ropd_verl.checks import composition, inputs, judge, machine
+from ropd_verl.checks import composition, inputs, judge, machine, rollouts
 from ropd_verl.checks.finding import Check, Finding, Level, Reach, Subject, note
 from ropd_verl.installation import verl_folder, verl_missing
 
@@ -27,6 +27,7 @@ CHECKS: tuple[Check, ...] = (
     Check("batches", "verl would stop at the first update", STATIC, composition.check_batches),
     Check("rollout", "no rollout could be generated", STATIC, composition.check_rollout,
           needs_verl=True),
+    Check("unfinished", "a mean would count what is left out", STATIC, rollouts.unfinished),
     Check("schedule", "the learning rate would miss its plan", STATIC, composition.check_schedule),
     Check("verl", "verl refuses the configuration", STATIC, composition.check_verl,
           needs_verl=True),
@@ -35,6 +36,8 @@ CHECKS: tuple[Check, ...] = (
     Check("environment", "workers would fail to import it", MACHINE, machine.environment),
     # Before what is estimated from the student's size, which a fresh machine fetches here.
     Check("student", "there would be nothing to train", NETWORK, inputs.student, needs_verl=True),
+    Check("student room", "rollouts would be cut off early", NETWORK, rollouts.room,
+          needs_verl=True),
     Check("gpus", "Ray would wait, or memory run out", MACHINE, machine.graphics, needs_verl=True),
     Check("ray cpus", "verl would wait for ever without a word", MACHINE, machine.ray_cpus,
           needs_verl=True),
@@ -55,7 +58,8 @@ CHECKS: tuple[Check, ...] = (
 
 # What an example makes at the start is not there before.
 _OF_THE_EXAMPLE = (
-    "student", "data", "ground truth", "teacher index", "run length", "judge settings",
+    "student", "student room", "data", "ground truth", "teacher index", "run length",
+    "judge settings",
     "judge address", "judge", "structured output",
 )  # fmt: skip
 
