@@ -86,7 +86,8 @@ async def test_the_same_replies_give_the_same_record(
     assert list(scored.scores) == record["scores"]
     [now] = read_records(tmp_path)
     assert now["schema_version"] == JUDGEMENT_SCHEMA
-    assert now.keys() - record.keys() == {"method", "occurrence", "overflow", "criteria"}
+    new = {"method", "occurrence", "overflow", "criteria", "rubric_weights"}
+    assert now.keys() - record.keys() == new
     assert record.keys() <= now.keys()
     same = ("rules", "panels", "scores", "teacher_scores", "teachers", "rollouts", "uid", "step")
     modes = ("rubric_mode", "verification_mode", "shuffle_seed", "question", "fingerprint")
