@@ -3,13 +3,13 @@
     python -m benchmarks.overhead --json
     python -m benchmarks.overhead --steps 30 --rounds 5
 
-Trains the CPU example in two ways by turns, in processes of their own: `verl`, verl's own task
-runner, agent loop and reward manager with a reward function in place of the judge pipeline, and
-`ropd`, the pipeline as it is, asking a judge that answers at once. `ratio` is that of the median
-steps; at most 1.03 is what is aimed at. The learning rate is 0, so that all steps generate and
-update alike; both ways have the same configuration but for the keys of `VERL`, and nothing
-validates or saves. A round runs both ways one after the other, so that what else the machine does
-meets both; each ratio of a round is printed too, for on a busy machine they differ.
+Trains the CPU example in two ways by turns, each in its own process: `verl`, with verl's own reward
+manager and a reward function in place of the judge pipeline, and `ropd`, the pipeline as it is,
+asking a judge that answers at once. `ratio` is that of the median steps; at most 1.03 is what is
+aimed at. Trainer and configuration are the same but for the keys of `VERL`; the learning rate is 0,
+so that all steps generate and update alike; nothing validates or saves. A round runs both ways one
+after the other, so that what else the machine does meets both; the ratios of the rounds are
+told too, for on a busy machine they differ.
 
 The first steps of a run are left out: they load, compile and connect.
 """
@@ -30,7 +30,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
 
-from algo.grading.ground_truth import grade
+from algo.paths import REPOSITORY
 from algo.runs.step_times import STEP
 from algo.runs.summary import read_metrics
 from benchmarks.judge import RUBRIC, verdicts
@@ -39,10 +39,10 @@ WARM_UP: Final = 3
 """Steps of each run that are not counted."""
 WAYS: Final = ("verl", "ropd")
 VERL: Final = (
-    "actor_rollout_ref.rollout.agent.agent_loop_manager_class=null",
-    "reward.reward_manager.source=register",
-    "reward.reward_manager.name=naive",
-    f"reward.custom_reward_function.path={Path(__file__).resolve()}",
+    "method=rlvr",  # rollouts do not wait for their group
+    "reward.reward_manager.name=VerlsOwn",
+    f"reward.reward_manager.module.path={REPOSITORY / 'benchmarks' / 'verl_reward.py'}",
+    f"reward.custom_reward_function.path={REPOSITORY / 'benchmarks' / 'verl_reward.py'}",
     "reward.custom_reward_function.name=compute_score",
 )
 """What the run `verl` has of its own."""
@@ -65,11 +65,6 @@ def overrides(way: str, folder: Path, steps: int) -> list[str]:
         "trainer.resume_mode=disable",
         *(VERL if way == "verl" else ()),
     ]
-
-
-def compute_score(data_source: str, solution_str: str, ground_truth: str, **_: Any) -> float:
-    """What verl's naive reward manager calls for each rollout."""
-    return grade(data_source, solution_str, ground_truth)
 
 
 def counted(steps: Mapping[int, Mapping[str, float]]) -> list[float]:
@@ -153,25 +148,13 @@ def _judge(port_to: Connection) -> None:
 # --- running --------------------------------------------------------------------------------------
 
 
-def train(way: str, arguments: Sequence[str]) -> int:
-    """In a process of its own: the trainer's entry, for `verl` with verl's own task runner."""
-    from verl.trainer.main_ppo import TaskRunnerV1
-
-    import ropd_verl.train
-    import ropd_verl.trainer
-    from ropd_verl.ray_actors import class_behind
-
-    if way == "verl":
-        ropd_verl.trainer.RopdTaskRunner = class_behind(TaskRunnerV1)
-    return ropd_verl.train.main(arguments)
-
-
 def run(way: str, folder: Path, steps: int) -> list[float]:
     """Train once; the seconds of the steps that count. Raises `SystemExit` where it fails."""
     output = folder / f"{way}.txt"
     with output.open("w") as out:
         code = subprocess.run(
-            [sys.executable, "-m", "benchmarks.overhead", "--way", way, str(folder), str(steps)],
+            [sys.executable, "-m", "ropd_verl.train", *overrides(way, folder, steps)],
+            cwd=REPOSITORY,  # for the example's hook
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -190,13 +173,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="print one line of JSON alone")
     parser.add_argument("--folder", type=Path, help="keep runs and the example's artefacts here")
-    parser.add_argument("--way", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.way:
-        way, folder, steps = options.way
-        sys.exit(train(way, overrides(way, Path(folder), int(steps))))
     with tempfile.TemporaryDirectory(prefix="ropd-overhead-") as scratch:
-        folder = options.folder or Path(scratch)
+        folder = (options.folder or Path(scratch)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         rounds = []
         for number in range(options.rounds):

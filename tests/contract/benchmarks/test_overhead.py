@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ pytest.importorskip("verl")
 from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManager
 from verl.trainer.ppo.reward import get_custom_reward_fn, resolve_reward_manager_cls
 
+from ropd_verl.checks.doctor import examine
+from ropd_verl.checks.finding import Level, Reach
 from ropd_verl.config import compose_config
 from ropd_verl.reward_manager import RopdRewardManager
 from ropd_verl.train import parse
@@ -25,15 +28,26 @@ def composed(way: str, folder: Path):
     return compose_config(*parse(overhead.overrides(way, folder, 5)))
 
 
-def test_verls_run_has_its_own_reward_manager_and_agent_loop(tmp_path: Path) -> None:
+def test_verls_run_has_its_own_reward(tmp_path: Path) -> None:
     config = composed("verl", tmp_path)
-    assert resolve_reward_manager_cls(config) is NaiveRewardManager
-    assert config.actor_rollout_ref.rollout.agent.agent_loop_manager_class is None
+    manager = resolve_reward_manager_cls(config)
+    assert issubclass(manager, NaiveRewardManager)
+    assert manager.run_single is NaiveRewardManager.run_single
+    # What the trainer asks of it; see `_WithJudge`.
+    for question in ("metrics", "judging_spans", "raise_if_ended"):
+        assert hasattr(RopdRewardManager, question)
+        assert not getattr(manager, question)(None)
     score = get_custom_reward_fn(config)
     assert score is not None
     asked = {"data_source": "arithmetic", "ground_truth": "12", "extra_info": {}}
     assert score(solution_str="answer 12", **asked) == 1.0
     assert score(solution_str="answer 13", **asked) == 0.0
+
+
+@pytest.mark.parametrize("way", overhead.WAYS)
+def test_the_checks_of_a_start_take_the_configuration(way: str, tmp_path: Path) -> None:
+    found = list(examine(composed(way, tmp_path), os.environ, Reach.STATIC))
+    assert [d.line for d in found if d.finding.level is Level.ERROR] == []
 
 
 def test_ropds_run_is_the_example_as_it_is(tmp_path: Path) -> None:
