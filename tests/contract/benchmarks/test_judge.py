@@ -15,6 +15,8 @@ FIGURES = {
     "ratio_first",
     "peak_in_flight",
     "cpu_ms_per_request",
+    "refused_per_request",
+    "refused_per_request_first",
     "groups_judged",
 }
 

@@ -83,7 +83,7 @@ def run(tmp_path: Path, student: Qwen3ForCausalLM) -> Path:
             {
                 "step": step,
                 "data": {
-                    "ropd/reward_mean": step / 4,
+                    "critic/score/mean": step / 4,
                     "ropd/groups_judged": 8,
                     "ropd/groups_failed": step,
                     "val-core/math/acc/mean@16": step / 4,

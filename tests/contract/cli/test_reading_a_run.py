@@ -80,7 +80,8 @@ def test_the_index_is_verified(run: Path) -> None:
 
 def test_a_plan_comes_from_the_runs_own_configuration(run: Path) -> None:
     said = said_by("plan", "--run", str(run))
-    assert "40 steps x 16 prompts x 8 rollouts, m=4" in said
+    assert "40 steps x 16 prompts x 8 rollouts" in said
+    assert "ropd: m=4 teacher answers, rubric shared" in said
     assert "tokens      a step 0.03 M in, 0.01 M out" in said
     assert "tail        0.4 s" in said
     assert "disk        give --parameters (billions), for torch and transformers" in said
@@ -91,7 +92,9 @@ def test_a_plan_takes_overrides_on_top(run: Path) -> None:
         *("plan", "--run", str(run), "--parameters", "4"),
         *("trainer.total_training_steps=7", "ropd.verification.mode=isolated"),
     )
-    assert "7 steps x 16 prompts x 8 rollouts, m=4, shared rubric, isolated" in said
+    assert "7 steps x 16 prompts x 8 rollouts" in said
+    assert "m=4 teacher answers, rubric shared" in said
+    assert "verification isolated" in said
     assert "disk        checkpoints 48.0 GB," in said  # one of step 7, for save_freq is 10
 
 
