@@ -34,11 +34,11 @@ class InFlight:
     """In the order of sending."""
     at: float
     level: int
-    """How many the server had to hold for it, itself included: those before it that were refused
-    are not counted, once that is known."""
+    """How many the server may have held with it, itself included: some servers hold a request that
+    they refuse for as long as one that they answer."""
     proven: int
-    """How many it surely held, if it took the request: those are not counted either that were
-    answered so soon after that they may have been done before."""
+    """How many it surely held, if it took the request: those before it are not counted that were
+    refused, or answered so soon after that they may have been done before."""
     by_chance: bool = False
     """It was refused, and not for how many there were."""
 
@@ -155,7 +155,6 @@ class AdaptiveLimit:
         for later in reversed(self._out):
             if later.number < sent.number:
                 break
-            later.level -= 1
             later.proven -= 1
         if self._takes(sent.level, now, now - sent.at):
             sent.by_chance = not self._is_beyond_chance(sent)
