@@ -12,12 +12,14 @@ from omegaconf import OmegaConf
 
 from algo.judge.journal import Journal
 from algo.judge.record import sha256
+from algo.paths import REPOSITORY
 from algo.teacher.teacher_index import Teacher, TeacherAnswer
 from algo.teacher.writer import TeacherIndexWriter
 from ropd_verl.config import compose_config
 
 CRITERIA, ROLLOUTS, TEACHERS = 8, 8, 4
 ROLES = ("rubricator", "verifier")
+TEMPLATES = {role: (REPOSITORY / "prompts" / f"{role}.txt").read_text() for role in ROLES}
 # As in the record of a run: a column addition and what two judges say about it.
 REPLY = json.dumps([f"The digit of column {k} is right and its carry is named" for k in range(12)])
 
@@ -49,6 +51,8 @@ def write_index(file: Path, prompts: int) -> Path:
 
 async def _write_journal(folder: Path, steps: int, groups: int) -> None:
     journal = Journal(folder, 64 << 20)
+    for template in TEMPLATES.values():
+        journal.keep_file(template.encode(), ".txt")
     draw = random.Random(0)
     await asyncio.gather(
         *(journal.append(_record(k, 1 + k // groups, draw)) for k in range(steps * groups))
@@ -80,7 +84,7 @@ def _record(number: int, step: int, draw: random.Random) -> dict[str, Any]:
         "rubric_mode": "shared",
         "verification_mode": "joint_blind",
         "shuffle_seed": 0,
-        "templates": dict.fromkeys(ROLES, "b" * 64),
+        "templates": {role: sha256(text) for role, text in TEMPLATES.items()},
         "roles": {role: {"model": f"made-up {role}", "temperature": 0.0} for role in ROLES},
         "calls": [_call(role) for role in ROLES],
         "status": "judged",

@@ -78,6 +78,7 @@ async def test_the_same_replies_give_the_same_record(
     node: dict[str, Any] = {
         "rubric": {"mode": record["rubric_mode"]},
         "verification": {"mode": record["verification_mode"], "seed": record["shuffle_seed"]},
+        "rollouts": {"unfinished": "zero"},  # as every run did then
     }
     group = Group(record["uid"], messages, rollouts, record["step"])
     judge = FakeOpenAI(Playback().answer)

@@ -21,12 +21,17 @@ GROUPS = {
     for folder in CONFIG_DIR.iterdir()
     if folder.is_dir()
 }
+ABLATIONS = GROUPS.pop("ablation")  # of the method ROPD: no other takes their settings
 # Every choice of every group at least once.
 CHOICES = [
     [f"{group}={choices[k % len(choices)]}" for group, choices in GROUPS.items()]
     for k in range(max(map(len, GROUPS.values())))
 ]
-CASES = [*(("ropd", choice) for choice in CHOICES), ("ropd_cpu", [])]
+CASES = [
+    *(("ropd", choice) for choice in CHOICES),
+    *(("ropd", [f"ablation={ablation}"]) for ablation in ABLATIONS),
+    ("ropd_cpu", []),
+]
 
 
 @pytest.fixture

@@ -51,9 +51,9 @@ def address(subject: Subject) -> Iterable[Finding]:
 
     verl chooses the node of the process that asks the judge; 127.0.0.1 is another machine on each.
     """
-    asked = _roles(subject.settings, subject.environ)
-    if subject.nodes == 1 or not asked:
+    if subject.nodes == 1:
         return
+    asked = _roles(subject.settings, subject.environ)
     for role in asked:
         host = urlsplit(role.endpoint.base_url).hostname or ""
         if host == "localhost" or (_is_ip(host) and ip_address(host).is_loopback):
@@ -62,7 +62,8 @@ def address(subject: Subject) -> Iterable[Finding]:
                 f"({role.base_url_from}) is another machine on each of {subject.nodes} nodes: set "
                 f"{role.prefix}.base_url to an address that all of them reach"
             )
-    yield ok(f"one address for all of {subject.nodes} nodes")
+    if asked:
+        yield ok(f"one address for all of {subject.nodes} nodes")
 
 
 def budget(subject: Subject) -> Iterable[Finding]:
